@@ -16,9 +16,7 @@ def _scaled(value: float, steps: tuple[tuple[float, str], ...], gap: str = " ") 
         return str(value)
     if value == 0:
         return f"0{gap}{steps[-1][1]}".rstrip()
-    for factor, unit in steps:
-        if abs(value) >= factor * 0.9995:
-            break
+    factor, unit = next((step for step in steps if abs(value) >= step[0] * 0.9995), steps[-1])
     scaled = value / factor
     digits = 0 if abs(scaled) >= 99.95 else 1 if abs(scaled) >= 9.995 else 2
     return f"{scaled:.{digits}f}{gap}{unit}".rstrip()
