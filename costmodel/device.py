@@ -1,0 +1,322 @@
+"""Device profiles: `hwprofiles/<name>.toml` to a `Device`, checked key by key, the source of every number kept."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from platformdirs import user_data_path
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import FileError, UnknownName
+
+__all__ = [
+    "Cache", "Cluster", "Device", "Energy", "Fit", "Gpu", "Interval", "KindFit", "Memory", "Number", "Runtime",
+    "devices", "load_device", "profile_folders", "user_profiles",
+]  # fmt: skip
+
+SCHEMA = 1
+Unit = Literal["fp32", "fp64", "bf16", "fp16", "int8", "int4"]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Number(_Strict):
+    """One number of a device, with where it comes from.
+
+    `source` is a key of the profile's ``[sources]`` table; `kind` says how far to trust it.
+    """
+
+    value: NonNegative
+    kind: Literal["datasheet", "measured", "fitted", "guess"]
+    source: str = Field(min_length=1)
+
+
+class Cache(_Strict):
+    """One cache level: `bytes` of one instance, `cores` that share it, its bandwidth to one core."""
+
+    level: int = Field(ge=1, le=4)
+    bytes: Number
+    cores: Number | None = None
+    read_bytes_per_s: Number | None = None
+    write_bytes_per_s: Number | None = None
+
+
+class Cluster(_Strict):
+    """Cores of one kind. The profile lists the fastest cluster first; threads fill clusters in that order."""
+
+    core: str | None = None
+    name: str
+    cores: Number
+    clock_hz: Number
+    flops_per_cycle: dict[Unit, Number] = Field(min_length=1)
+    cache: tuple[Cache, ...] = ()
+
+
+class Memory(_Strict):
+    """Main memory. `reserved_bytes` is what the system keeps; `core_bytes_per_s` is what one core can draw."""
+
+    bytes: Number
+    reserved_bytes: Number
+    read_bytes_per_s: Number
+    write_bytes_per_s: Number | None = None
+    core_read_bytes_per_s: Number | None = None
+    core_write_bytes_per_s: Number | None = None
+
+
+class Gpu(_Strict):
+    """A GPU. Without `bytes` its memory is the board's (unified)."""
+
+    name: str
+    sms: Number
+    clock_hz: Number
+    flops_per_s: dict[Unit, Number] = Field(min_length=1)
+    l2_bytes: Number
+    l2_bytes_per_s: Number | None = None
+    bytes: Number | None = None
+    dram_bytes_per_s: Number
+    context_bytes: Number
+
+
+class Energy(_Strict):
+    """Constants of ``E = P_idle · t + ε_flop · F + Σ ε_level · bytes``; `byte_j` is for DRAM."""
+
+    idle_w: Number
+    flop_j: Number
+    byte_j: Number
+
+
+class KindFit(_Strict):
+    """Fitted constants of one algorithm class: seconds an op, an operation, a unit of a term, a byte of a level.
+
+    `read_s` and `write_s` are keyed by level: ``L2``, ``L3``, ``dram``.
+    """
+
+    overhead_s: NonNegative = 0.0
+    cold_s: NonNegative = 0.0
+    term_s: dict[str, NonNegative] = {}
+    read_s: dict[str, NonNegative] = {}
+    write_s: dict[str, NonNegative] = {}
+    points: int = Field(default=0, ge=0)
+    error: NonNegative | None = None
+
+
+class Interval(_Strict):
+    """Quantiles of ln(measured / predicted) by which a prediction is widened, and what they rest on."""
+
+    low: Annotated[float, Field(le=0, allow_inf_nan=False)]
+    high: NonNegative
+    coverage: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    cases: int = Field(ge=0)
+    kind: Literal["measured", "fitted", "guess"]
+    source: str = Field(min_length=1)
+
+
+class Fit(_Strict):
+    """A calibration for one thread count: what it was fitted on, and its constants by algorithm class."""
+
+    threads: int = Field(ge=1, le=1024)
+    dtype: str = "float32"
+    torch: str = ""
+    cpu: str = ""
+    date: str = ""
+    source: str = Field(min_length=1)
+    points: int = Field(ge=0)
+    error: NonNegative | None = None
+    noise: NonNegative | None = None
+    kappa: NonNegative = 1.0
+    whole: Positive = 1.0
+    kinds: dict[str, KindFit] = {}
+
+
+class Runtime(_Strict):
+    """How a framework uses the device: what an op costs before it computes, and how near to peak it comes.
+
+    `efficiency` is a share of peak by algorithm class, with ``default`` for the rest; `scale` multiplies the whole
+    step (fitted on whole-model runs), by phase: ``infer``, ``train``, ``prefill``, ``decode``.
+    """
+
+    title: str
+    engine: Literal["cpu", "gpu"]
+    frameworks: tuple[str, ...] = ()
+    overhead_s: Number
+    issue_s: Number | None = None
+    efficiency: dict[str, Number]
+    bandwidth_efficiency: Number | None = None
+    rss_bytes: Number | None = None
+    scale: dict[str, Number] = {}
+    interval: dict[str, Interval]
+    fit: tuple[Fit, ...] = ()
+
+    @model_validator(mode="after")
+    def _complete(self) -> Runtime:
+        if "default" not in self.efficiency:
+            raise ValueError("efficiency.default is missing: the share of peak of a class without its own number")
+        if "default" not in self.interval:
+            raise ValueError("interval.default is missing: no figure is printed without one")
+        return self
+
+
+class Device(_Strict):
+    """A device as its profile describes it."""
+
+    schema_: int = Field(alias="schema")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    title: str
+    notes: str = ""
+    sources: dict[str, str]
+    cpu: tuple[Cluster, ...] = Field(min_length=1)
+    memory: Memory
+    gpu: Gpu | None = None
+    energy: Energy | None = None
+    runtime: dict[str, Runtime] = Field(min_length=1)
+
+    @property
+    def default_runtime(self) -> str:
+        """The first runtime of the profile that runs on the GPU if there is one, else the first."""
+        return next((n for n, r in self.runtime.items() if r.engine == "gpu"), next(iter(self.runtime)))
+
+    @property
+    def cores(self) -> int:
+        return int(sum(c.cores.value for c in self.cpu))
+
+    def numbers(self) -> list[tuple[str, Number]]:
+        """Every number with its place in the profile, for the provenance table of a report."""
+        found: list[tuple[str, Number]] = []
+
+        def walk(place: str, value: Any) -> None:
+            if isinstance(value, Number):
+                found.append((place, value))
+            elif isinstance(value, BaseModel):
+                for key in type(value).model_fields:
+                    walk(f"{place}.{key}" if place else key, getattr(value, key))
+            elif isinstance(value, dict):
+                for key, item in value.items():
+                    walk(f"{place}.{key}", item)
+            elif isinstance(value, tuple):
+                for i, item in enumerate(value):
+                    walk(f"{place}[{i}]", item)
+
+        walk("", self)
+        return found
+
+    def usable_bytes(self, engine: str) -> float:
+        """Memory that a program can have: a GPU's own less its context, or the board's less what the system keeps."""
+        if engine == "gpu" and self.gpu is not None:
+            if self.gpu.bytes is not None:
+                return self.gpu.bytes.value - self.gpu.context_bytes.value
+            return self.memory.bytes.value - self.memory.reserved_bytes.value - self.gpu.context_bytes.value
+        return self.memory.bytes.value - self.memory.reserved_bytes.value
+
+
+def user_profiles() -> Path:
+    """Where calibrated profiles are written: found by name before the shipped ones, and files to share."""
+    base = os.environ.get("COSTMODEL_HOME")
+    return (Path(base) if base else user_data_path("costmodel", appauthor=False)) / "hwprofiles"
+
+
+@cache
+def _shipped() -> Path:
+    inside = Path(str(files("costmodel"))) / "hwprofiles"  # in an installed wheel
+    return inside if inside.is_dir() else inside.parents[1] / "hwprofiles"
+
+
+def profile_folders() -> tuple[Path, ...]:
+    """Folders that hold profiles, the user's first."""
+    return (user_profiles(), _shipped())
+
+
+def devices() -> dict[str, Path]:
+    """Every device there is a profile for, by name."""
+    found: dict[str, Path] = {}
+    for folder in profile_folders():
+        for path in sorted(folder.glob("*.toml")) if folder.is_dir() else ():
+            found.setdefault(path.stem, path)
+    return found
+
+
+def load_device(name: str | os.PathLike[str]) -> Device:
+    """The device called `name`, or the profile at that path (it ends in ``.toml``).
+
+    ``host`` is this machine: its calibrated profile if there is one, else what can be read from the system.
+
+    Raises:
+        UnknownName: no such device; FileError: a profile that cannot be used, with file, key and fix.
+    """
+    text = os.fspath(name)
+    if text.endswith(".toml"):
+        return _read(Path(text))
+    known = devices()
+    if text in known:
+        return _read(known[text])
+    if text == "host":
+        from .host import detect
+
+        return detect()
+    raise UnknownName("device", text, {*known, "host"}, "(or give the path of a .toml profile)")
+
+
+def _read(path: Path) -> Device:
+    document = _toml(path)
+    schema = document.get("schema")
+    if schema != SCHEMA:
+        raise FileError(path, "schema", f"is {schema!r}, this version reads {SCHEMA}; see CHANGELOG for what changed")
+    _inherit_cores(path, document)
+    try:
+        device = Device.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        given = "" if isinstance(first["input"], (dict, list)) else f" (given {first['input']!r})"
+        raise FileError(path, key, f"{first['msg']}{given}") from None
+    for place, number in device.numbers():
+        if number.source not in device.sources:
+            raise FileError(
+                path,
+                f"{place}.source",
+                f"{number.source!r} is not in [sources] (there are {', '.join(device.sources) or 'none'}); "
+                "every device number needs a source",
+            )
+    return device
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size > 1 << 24:
+                raise FileError(path, "", "is larger than 16 MiB; not a profile")
+            return tomllib.load(file)
+    except FileNotFoundError:
+        raise FileError(path, "", "no such file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, RecursionError) as error:
+        raise FileError(path, "", f"is not TOML: {error}") from None
+
+
+def _inherit_cores(path: Path, document: dict[str, Any]) -> None:
+    """Fill each cluster from `cores/<core>.toml`, so that a board says only what is its own."""
+    clusters = document.get("cpu")
+    if not isinstance(clusters, list):
+        return
+    for cluster in clusters:
+        core = cluster.get("core") if isinstance(cluster, dict) else None
+        if not isinstance(core, str):
+            continue
+        found = [f / "cores" / f"{core}.toml" for f in (path.parent, *profile_folders())]
+        source = next((p for p in found if p.is_file() and "/" not in core and "\\" not in core), None)
+        if source is None:
+            raise FileError(path, "cpu.core", f"there is no {core!r} in cores/; give name, flops_per_cycle and cache")
+        shared = _toml(source)
+        for key, value in shared.get("core", {}).items():
+            cluster.setdefault(key, value)
+        sources = document.setdefault("sources", {})
+        if isinstance(sources, dict):
+            for key, value in shared.get("sources", {}).items():
+                sources.setdefault(key, value)
