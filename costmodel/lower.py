@@ -1,0 +1,321 @@
+"""Graph and device to tables: finds each op's formula and algorithm class, and says which op has none."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from .core.table import F8, UNITS, CpuRates, GpuRates, MemoryTable, OpTable
+from .costs import Cost, OpSpec, TensorSpec, formula_for
+from .device import Cache, Cluster, Device, Fit, KindFit, Number, Runtime
+from .errors import CostmodelError
+from .graph import OpGraph
+
+__all__ = ["UNPRICED", "Lowered", "cpu_rates", "gpu_rates", "levels_of", "lower", "peak_flops_per_s"]
+
+# The class of an op without a formula: priced by the bytes of its inputs and outputs, and listed by name.
+UNPRICED = "unpriced"
+# A unit that a core does not have runs on the next one that it has.
+_FALLBACK = {"int4": "int8", "int8": "fp32", "bf16": "fp32", "fp16": "fp32", "fp64": "fp32", "fp32": "fp32"}
+_UNIT_OF_DTYPE = {
+    "float32": "fp32", "float64": "fp64", "bfloat16": "bf16", "float16": "fp16", "int8": "int8", "uint8": "int8",
+    "complex64": "fp32", "complex128": "fp64",
+}  # fmt: skip
+# Output elements of one tile of a GPU kernel: 128 × 128, the tile of cuBLAS and cuDNN at these sizes.
+_TILE_ELEMENTS = 128 * 128
+
+
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """A graph as tables, for one thread count.
+
+    Attributes:
+        graph: what was lowered.
+        threads: the thread count that algorithm branches were chosen for.
+        costs: one `Cost` an op.
+        kinds: algorithm classes by number.
+        terms: (kind, term) by number.
+        table, memory: the columns that enter numba.
+        unpriced: why each op without a price has none, by op name, with its count.
+    """
+
+    graph: OpGraph
+    threads: int
+    costs: tuple[Cost, ...]
+    kinds: tuple[str, ...]
+    terms: tuple[tuple[str, str], ...]
+    table: OpTable
+    memory: MemoryTable
+    unpriced: Counter[str]
+
+    @cached_property
+    def distance(self) -> F8:
+        """(u,) reuse distance of each operand, in bytes."""
+        from .core.traffic import reuse_distance
+
+        return reuse_distance(self.table.use_storage, self.table.use_bytes, len(self.graph.storage_bytes))
+
+    @cached_property
+    def op_bytes(self) -> F8:
+        """(n,) bytes that each op reads and writes."""
+        total = np.concatenate(([0.0], np.cumsum(self.table.use_bytes)))
+        return np.asarray(total[self.table.use_ptr[1:]] - total[self.table.use_ptr[:-1]])
+
+
+def lower(graph: OpGraph, threads: int = 1) -> Lowered:
+    """Find the cost of every op of `graph` and lay it out as columns.
+
+    An op without a formula, or whose formula does not take its arguments, becomes class `UNPRICED` and is listed.
+    """
+    specs = [
+        TensorSpec(shape, dtype, stride)
+        for shape, dtype, stride in zip(graph.tensor_shape, graph.tensor_dtype, graph.tensor_stride)
+    ]
+    spec_number: dict[TensorSpec, int] = {}
+    numbers = [spec_number.setdefault(s, len(spec_number)) for s in specs]
+    known: dict[tuple[object, ...], tuple[Cost, str]] = {}
+    costs: list[Cost] = []
+    unpriced: Counter[str] = Counter()
+    for name, inputs, outputs, attrs in zip(graph.op_name, graph.op_inputs, graph.op_outputs, graph.op_attrs):
+        key = (name, *(numbers[t] for t in inputs), -1, *(numbers[t] for t in outputs), repr(attrs))
+        found = known.get(key)
+        if found is None:
+            op = OpSpec(
+                name.split(".", 1)[0], tuple(specs[t] for t in inputs), tuple(specs[t] for t in outputs), attrs, threads
+            )
+            found = known[key] = _cost(op)
+        costs.append(found[0])
+        if found[1]:
+            unpriced[found[1]] += 1
+    return _columns(graph, threads, costs, specs, unpriced)
+
+
+def _cost(op: OpSpec) -> tuple[Cost, str]:
+    """Cost of one op, and its name if it has no price."""
+    formula = formula_for(op.name)
+    unknown = Cost(flops=0, kind=UNPRICED)
+    if formula is None:
+        return unknown, op.name
+    try:
+        cost = formula(op)
+        if len(cost.bytes_read(op)) != len(op.inputs) or len(cost.bytes_written(op)) != len(op.outputs):
+            return unknown, f"{op.name} (its formula gives bytes for another number of tensors)"
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        return unknown, f"{op.name} (its formula does not take these arguments: {error})"
+    if not (cost.flops >= 0 and np.isfinite(cost.flops)):
+        return unknown, f"{op.name} (its formula gives {cost.flops} operations)"
+    return cost, ""
+
+
+def _unit(cost: Cost, inputs: tuple[int, ...], specs: list[TensorSpec]) -> str:
+    if cost.unit:
+        return cost.unit
+    for t in inputs:
+        unit = _UNIT_OF_DTYPE.get(specs[t].dtype)
+        if unit:
+            return unit
+    return "fp32"
+
+
+def _columns(
+    graph: OpGraph, threads: int, costs: list[Cost], specs: list[TensorSpec], unpriced: Counter[str]
+) -> Lowered:
+    kinds: dict[str, int] = {}
+    terms: dict[tuple[str, str], int] = {}
+    kind, unit, work, tiles = [], [], [], []
+    term_ptr, term, amount = [0], [], []
+    use_ptr, use_storage, use_bytes, use_write = [0], [], [], []
+    storage = graph.tensor_storage
+    unit_number = {u: i for i, u in enumerate(UNITS)}
+    for cost, inputs, outputs in zip(costs, graph.op_inputs, graph.op_outputs):
+        kind.append(kinds.setdefault(cost.kind, len(kinds)))
+        unit.append(unit_number[_unit(cost, inputs, specs)])
+        work.append(float(cost.flops if cost.work is None else cost.work))
+        for feature, value in (cost.terms or {"work": work[-1]}).items():
+            term.append(terms.setdefault((cost.kind, feature), len(terms)))
+            amount.append(float(value))
+        term_ptr.append(len(term))
+        read = [specs[t].nbytes for t in inputs] if cost.read is None else cost.read
+        written = [specs[t].nbytes for t in outputs] if cost.write is None else cost.write
+        for tensors, sizes, write in ((inputs, read, False), (outputs, written, True)):
+            for t, size in zip(tensors, sizes):
+                if size > 0:
+                    use_storage.append(storage[t])
+                    use_bytes.append(float(size))
+                    use_write.append(write)
+        use_ptr.append(len(use_storage))
+        tiles.append(-(-max((specs[t].numel for t in outputs), default=1) // _TILE_ELEMENTS))
+    table = OpTable(
+        kind=np.array(kind, np.int32),
+        unit=np.array(unit, np.int32),
+        flops=np.array([c.flops for c in costs], np.float64),
+        work=np.array(work, np.float64),
+        calls=np.array([c.calls for c in costs], np.float64),
+        tiles=np.array(tiles, np.float64),
+        term_ptr=np.array(term_ptr, np.int64),
+        term=np.array(term, np.int32),
+        amount=np.array(amount, np.float64),
+        use_ptr=np.array(use_ptr, np.int64),
+        use_storage=np.array(use_storage, np.int32),
+        use_bytes=np.array(use_bytes, np.float64),
+        use_write=np.array(use_write, np.bool_),
+    )
+    memory = MemoryTable(
+        bytes=np.array(graph.storage_bytes, np.int64),
+        birth=np.array(graph.storage_birth, np.int64),
+        death=np.array(graph.storage_death, np.int64),
+        workspace=np.array([c.workspace for c in costs], np.int64),
+        scratch=np.array([c.scratch for c in costs], np.int64),
+    )
+    return Lowered(graph, threads, tuple(costs), tuple(kinds), tuple(terms), table, memory, unpriced)
+
+
+# Devices to rates
+
+
+def _unit_value(table: Mapping[str, Number], unit: str) -> float:
+    """The number for `unit`, or for the unit that stands in for it."""
+    while unit not in table and _FALLBACK[unit] != unit:
+        unit = _FALLBACK[unit]
+    return float(table[unit].value if unit in table else next(iter(table.values())).value)
+
+
+def peak_flops_per_s(device: Device, unit: str, threads: int) -> float:
+    """Peak of `threads` cores, the fastest clusters first."""
+    peak, left = 0.0, threads
+    for cluster in device.cpu:
+        used = min(left, int(cluster.cores.value))
+        peak += used * cluster.clock_hz.value * _unit_value(dict(cluster.flops_per_cycle), unit)
+        left -= used
+    return peak
+
+
+def levels_of(device: Device) -> tuple[str, ...]:
+    """Memory levels of the CPU from L2 outwards; L1 is part of what a kernel computes at."""
+    caches = tuple(f"L{c.level}" for c in _caches(device.cpu[0]))
+    return (*caches, "dram")
+
+
+def _caches(cluster: Cluster) -> list[Cache]:
+    return sorted((c for c in cluster.cache if c.level >= 2), key=lambda c: c.level)
+
+
+def _level_rates(device: Device, runtime: Runtime, threads: int) -> tuple[list[float], list[float], list[float]]:
+    """Capacity of each cache, and seconds a byte to read and write at each level, for `threads` threads.
+
+    A private cache serves each thread; DRAM serves what one core can draw times the threads, up to its own bandwidth.
+    A cache without a bandwidth in the profile is priced like the level behind it.
+    """
+    share = runtime.bandwidth_efficiency.value if runtime.bandwidth_efficiency else 1.0
+    m = device.memory
+
+    def dram(total: float, of_core: float | None) -> float:
+        return min(total, threads * of_core) if of_core else total
+
+    total_write = (m.write_bytes_per_s or m.read_bytes_per_s).value
+    core_read = m.core_read_bytes_per_s.value if m.core_read_bytes_per_s else None
+    core_write = m.core_write_bytes_per_s.value if m.core_write_bytes_per_s else core_read
+    read = [1.0 / (share * dram(m.read_bytes_per_s.value, core_read))]
+    write = [1.0 / (share * dram(total_write, core_write))]
+    capacity: list[float] = []
+    for cache in reversed(_caches(device.cpu[0])):
+        sharers = cache.cores.value if cache.cores else 1.0
+        instances = min(-(-threads // max(sharers, 1.0)), device.cpu[0].cores.value)
+        capacity.append(cache.bytes.value * instances)
+        of_read = cache.read_bytes_per_s.value * threads if cache.read_bytes_per_s else None
+        of_write = cache.write_bytes_per_s.value * threads if cache.write_bytes_per_s else of_read
+        read.append(min(1.0 / of_read, read[-1]) if of_read else read[-1])
+        write.append(min(1.0 / of_write, write[-1]) if of_write else write[-1])
+    return capacity[::-1], read[::-1], write[::-1]
+
+
+def _fit_for(runtime: Runtime, threads: int, dtype: str) -> Fit | None:
+    """The calibration for this thread count and dtype, else for the nearest thread count."""
+    fits = [f for f in runtime.fit if f.dtype == dtype]
+    return min(fits, key=lambda f: abs(f.threads - threads), default=None)
+
+
+def cpu_rates(device: Device, runtime: Runtime, lowered: Lowered) -> CpuRates:
+    """What `device` under `runtime` makes of the kinds and terms of `lowered`.
+
+    A kind with fitted constants is priced by them (a sum of terms); the others by peak and bandwidth, the larger of
+    compute and traffic.
+    """
+    threads, kinds, terms = lowered.threads, lowered.kinds, lowered.terms
+    if threads > device.cores:
+        raise CostmodelError(f"{device.name} has {device.cores} cores; ask for at most as many threads, not {threads}")
+    fit = _fit_for(runtime, threads, lowered.graph.meta.dtype)
+    capacity, read, write = _level_rates(device, runtime, threads)
+    names = levels_of(device)
+    rates = CpuRates(
+        overhead_s=np.full(len(kinds), runtime.overhead_s.value),
+        cold_s=np.zeros(len(kinds)),
+        work_s=np.zeros((len(kinds), len(UNITS))),
+        term_s=np.zeros(len(terms)),
+        read_s=np.tile(np.array(read), (len(kinds), 1)),
+        write_s=np.tile(np.array(write), (len(kinds), 1)),
+        capacity=np.array(capacity),
+        overlap=np.ones(len(kinds)),
+    )
+    for k, kind in enumerate(kinds):
+        constants = fit.kinds.get(kind) if fit else None
+        if fit is not None and constants is not None:
+            _apply_fit(rates, fit, constants, k, kind, terms, names, threads)
+            continue
+        efficiency = (runtime.efficiency.get(kind) or runtime.efficiency["default"]).value
+        for u, unit in enumerate(UNITS):
+            rates.work_s[k, u] = 1.0 / (efficiency * peak_flops_per_s(device, unit, threads))
+    return rates
+
+
+def _apply_fit(
+    rates: CpuRates,
+    fit: Fit,
+    constants: KindFit,
+    k: int,
+    kind: str,
+    terms: tuple[tuple[str, str], ...],
+    names: tuple[str, ...],
+    threads: int,
+) -> None:
+    rates.overlap[k] = 0.0
+    rates.overhead_s[k] = fit.whole * constants.overhead_s
+    rates.cold_s[k] = fit.whole * fit.kappa * constants.cold_s
+    # a calibration for another thread count: what is computed divides, what is overhead does not
+    split = fit.whole * fit.threads / threads
+    for i, (of, term) in enumerate(terms):
+        if of == kind:
+            rates.term_s[i] = split * constants.term_s.get(term, 0.0)
+    for j, level in enumerate(names):
+        rates.read_s[k, j] = fit.whole * constants.read_s.get(level, 0.0)
+        rates.write_s[k, j] = fit.whole * constants.write_s.get(level, 0.0)
+
+
+def gpu_rates(device: Device, runtime: Runtime, lowered: Lowered) -> GpuRates:
+    """What the GPU of `device` under `runtime` makes of the kinds of `lowered`."""
+    gpu = device.gpu
+    if gpu is None:
+        raise CostmodelError(f"{device.name} has no [gpu]; its runtimes are {', '.join(device.runtime)}")
+    kinds = lowered.kinds
+    share = runtime.bandwidth_efficiency.value if runtime.bandwidth_efficiency else 1.0
+    dram = gpu.dram_bytes_per_s.value * share
+    work_s = np.zeros((len(kinds), len(UNITS)))
+    for k, kind in enumerate(kinds):
+        efficiency = (runtime.efficiency.get(kind) or runtime.efficiency["default"]).value
+        for u, unit in enumerate(UNITS):
+            work_s[k, u] = 1.0 / (efficiency * _unit_value(dict(gpu.flops_per_s), unit))
+    return GpuRates(
+        floor_s=np.array([0.0 if kind == "view" else runtime.overhead_s.value for kind in kinds]),
+        work_s=work_s,
+        byte_s=np.array([1.0 / (gpu.l2_bytes_per_s.value if gpu.l2_bytes_per_s else dram), 1.0 / dram]),
+        l2_bytes=gpu.l2_bytes.value,
+        sms=gpu.sms.value,
+        gamma=np.ones(len(kinds)),
+        alpha=np.full(len(kinds), 0.25),
+        least=0.05,
+        issue_s=runtime.issue_s.value if runtime.issue_s else 0.0,
+    )
