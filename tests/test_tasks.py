@@ -1,0 +1,385 @@
+"""Tasks: small real data, fair training, results kept by content."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import subprocess
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from costmodel.errors import CostmodelError, FileError, UnknownName
+from costmodel.tasks import data, debian, families, family, result, train
+from costmodel.tasks.result import TaskResult
+from costmodel.tasks.train import ImageTask, Recipe, Split, Stage
+
+FAMILIES = ("irb", "ssm", "vit")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, nothing committed, no network, no data but what is inside packages."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("COSTMODEL_OFFLINE", "1")
+    monkeypatch.delenv("COSTMODEL_DATA", raising=False)
+    monkeypatch.setattr(result, "_COMMITTED", tmp_path / "committed")
+    _forget()
+    yield tmp_path
+    _forget()
+
+
+def _forget() -> None:
+    data.forget()
+    result._committed_by_key.cache_clear()
+
+
+def tiny_net() -> nn.Module:
+    return nn.Sequential(
+        nn.Sequential(nn.Conv2d(1, 8, 4, stride=4), nn.BatchNorm2d(8), nn.ReLU()),
+        nn.Sequential(nn.Flatten(), nn.Linear(8 * 49, 32), nn.ReLU()),
+        nn.Linear(32, 10),
+    )
+
+
+def tiny_task(**changes: Any) -> ImageTask:
+    """A task on the digits whose base is a small convolutional net; its arms freeze by name."""
+
+    def base(images: data.Images, _seed: int, _budget: str) -> nn.Module:
+        assert images.classes == 10
+        return tiny_net()
+
+    def adapt(model: nn.Module, arm: str, _batch: int) -> nn.Module:
+        if arm == "head":
+            model[:-1].requires_grad_(False)
+            norm = model[0][1].eval()
+            norm.train = lambda _mode=True: norm
+        return model
+
+    defaults: dict[str, Any] = {
+        "family": "tiny",
+        "version": 1,
+        "model": "tiny",
+        "recipes": {"demo": Recipe(train=256, val=100, test=200, epochs=4, batch=32, lrs=(1e-3, 1e-2))},
+        "base": base,
+        "adapt": adapt,
+        "stages": lambda model: [Stage(part, (part,)) for part in model],
+        "prepare": lambda x: x.unsqueeze(1).float() / 255,
+        "notes": lambda _images, _budget: {"pretrained": "no"},
+    }
+    return ImageTask(**{**defaults, **changes})
+
+
+# ---- data
+
+
+def test_the_last_resort_has_its_own_name(cache: Path) -> None:
+    if Path("/usr/share/datasets/fashion-mnist").exists():
+        pytest.skip("Fashion-MNIST is installed")
+    images = data.images()
+    assert images.name == "digits"
+    assert "Fashion" not in images.provenance
+    assert "1,797" in images.provenance
+    assert len(images.train_y) + len(images.test_y) == 1797
+
+
+def test_digits_train_and_test_share_no_position() -> None:
+    images = data.digits()
+    assert images.train_x.shape[1:] == (28, 28)
+    seen = {x.tobytes() for x in images.train_x}
+    again = sum(x.tobytes() in seen for x in images.test_x)
+    assert again == 0
+
+
+def write_fashion(folder: Path, train_n: int = 50, test_n: int = 20) -> None:
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for part, n in (("train", train_n), ("t10k", test_n)):
+        pixels = rng.integers(0, 256, (n, 28, 28), np.uint8)
+        labels = (np.arange(n) % 10).astype(np.uint8)
+        for kind, array in (("images-idx3", pixels), ("labels-idx1", labels)):
+            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+            (folder / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(header + array.tobytes()))
+
+
+def test_costmodel_data_comes_first(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_fashion(cache / "mine" / "fashion-mnist")
+    monkeypatch.setenv("COSTMODEL_DATA", str(cache / "mine"))
+    images = data.images()
+    assert images.train_x.shape == (50, 28, 28)
+    assert images.test_y.tolist()[:3] == [0, 1, 2]
+    assert "$COSTMODEL_DATA" in images.provenance
+    assert images.digest in images.provenance
+
+
+@pytest.mark.parametrize("damage", ["not gzip", "wrong size", "not idx"])
+def test_a_broken_file_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+    folder = cache / "mine"
+    write_fashion(folder)
+    file = folder / "train-labels-idx1-ubyte.gz"
+    content = {
+        "not gzip": b"hello",
+        "wrong size": gzip.compress(bytes([0, 0, 8, 1, 0, 0, 0, 9, 1])),
+        "not idx": gzip.compress(b"PNG....."),
+    }
+    file.write_bytes(content[damage])
+    monkeypatch.setenv("COSTMODEL_DATA", str(folder))
+    with pytest.raises(FileError, match="train-labels"):
+        data.images()
+
+
+def test_offline_says_what_to_do(cache: Path) -> None:
+    with pytest.raises(CostmodelError, match="COSTMODEL_DATA"):
+        debian.unpacked("dataset-of-nobody", (Path("a"),))
+
+
+def test_a_failed_download_leaves_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COSTMODEL_OFFLINE")
+    monkeypatch.setattr(debian.shutil, "which", lambda tool: f"/usr/bin/{tool}")
+
+    def offline(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, 100, "", "E: Could not connect\n")
+
+    monkeypatch.setattr(debian.subprocess, "run", offline)
+    with pytest.raises(debian.PackageUnavailable, match="Could not connect"):
+        debian.unpacked("dataset-of-nobody", (Path("a"),))
+    assert not [p for p in (cache / "cache").rglob("*") if p.is_file() or p.name.startswith(".part")]
+
+
+def test_stdlib_sources_are_python() -> None:
+    source = data.stdlib_sources()
+    assert b"import " in source.raw.tobytes()
+    assert source.raw.size > 1_000_000
+    assert "standard library" in source.provenance
+
+
+# ---- results
+
+
+def a_result(**changes: Any) -> TaskResult:
+    values: dict[str, Any] = {
+        "family": "tiny", "arm": "full", "seed": 0, "budget": "demo", "metric": "accuracy", "value": 0.5,
+        "higher_is_better": True, "train_s": 1.0, "train_cpu_s": 1.0, "data": "none", "model": "tiny", "settings": {"lr": 0.1},
+    }  # fmt: skip
+    return TaskResult(**{**values, **changes})
+
+
+def test_cached_computes_once_and_round_trips(cache: Path) -> None:
+    calls = []
+
+    def compute() -> TaskResult:
+        calls.append(1)
+        return a_result(per_item=[1.5, 2.5])
+
+    assert result.cached("k", compute) == result.cached("k", compute) == a_result(per_item=[1.5, 2.5])
+    assert len(calls) == 1
+
+
+def test_a_killed_write_leaves_no_result(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(_from: object, _to: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(result.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        result.cached("k", a_result)
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache / "cache"))
+    assert not [p for p in (cache / "cache").rglob("*") if p.is_file()]
+
+
+def test_a_damaged_result_is_named(cache: Path) -> None:
+    file = result.cache_folder() / "results" / "k.json"
+    result.write_json(file, {**asdict(a_result()), "value": "high"})
+    with pytest.raises(FileError, match=r"k\.json: value"):
+        result.cached("k", a_result)
+
+
+def test_published_results_are_found_by_key(cache: Path) -> None:
+    result.publish("tiny", "demo", [("k", a_result(value=0.7))])
+
+    def compute() -> TaskResult:
+        raise AssertionError("it is published")
+
+    assert result.cached("k", compute).value == 0.7
+    assert [r.value for r in result.committed("tiny")] == [0.7]
+    assert result.committed("tiny", "full") == []
+
+
+def test_an_older_schema_is_refused(cache: Path) -> None:
+    file = result.publish("tiny", "demo", [])
+    file.write_text(json.dumps({"schema": 0, "results": {}}))
+    with pytest.raises(FileError, match="schema"):
+        result.committed("tiny")
+
+
+def test_summary_is_mean_and_standard_error() -> None:
+    runs = [a_result(seed=s, value=v) for s, v in enumerate((0.7, 0.8, 0.9))]
+    point, one = result.summary([*runs, a_result(arm="head", value=0.4)])
+    assert (point.arm, point.seeds) == ("full", 3)
+    assert point.mean == pytest.approx(0.8)
+    assert point.stderr == pytest.approx(np.std([0.7, 0.8, 0.9], ddof=1) / math.sqrt(3))
+    assert math.isnan(one.stderr)
+
+
+def test_shipped_results_are_whole() -> None:
+    """What reports/ shows: every point of a committed grid, with its data, seed by seed."""
+    for file in sorted(result._COMMITTED.glob("*.json")):
+        name, _, budget = file.stem.partition("-")
+        found = {(r.arm, r.seed) for r in result.committed(name, budget)}  # type: ignore[arg-type]
+        assert found == set(family(name).grid(budget)), file  # type: ignore[arg-type]
+        assert all("sha256" in r.data for r in result.committed(name))
+
+
+# ---- training
+
+
+def test_splits_are_disjoint_and_drawn_by_seed() -> None:
+    images = replace(data.digits(), train_x=np.arange(1437, dtype=np.int64).reshape(-1, 1))
+    val = set(train.val_split(images, 200).x.flatten().tolist())
+    draws = [train.train_split(images, 500, seed).x.flatten().tolist() for seed in (0, 1, 0)]
+    assert len(val) == 200
+    assert all(not val & set(draw) for draw in draws)
+    assert draws[0] == draws[2] != draws[1]
+
+
+def test_only_asked_classes_are_drawn() -> None:
+    images = data.digits()
+    assert set(train.train_split(images, 300, 0, (1, 7)).y.tolist()) == {1, 7}
+    assert set(train.val_split(images, 300, (1, 7)).y.tolist()) == {1, 7}
+
+
+def test_same_seed_same_result(cache: Path) -> None:
+    images = data.digits()
+    first = train.run_arm(tiny_task(), "full", 3, "demo", images)
+    for file in (cache / "cache").rglob("*.json"):
+        file.unlink()
+    again = train.run_arm(tiny_task(), "full", 3, "demo", images)
+    assert replace(first, train_s=0.0, train_cpu_s=0.0) == replace(again, train_s=0.0, train_cpu_s=0.0)
+    assert train.run_arm(tiny_task(), "full", 4, "demo", images).value != first.value
+    assert first.data == images.provenance
+    assert first.value > 0.5
+
+
+def test_resume_trains_only_what_is_missing(cache: Path) -> None:
+    made = []
+    task = tiny_task()
+
+    def counted(images: data.Images, seed: int, budget: Any) -> nn.Module:
+        made.append(seed)
+        return task.base(images, seed, budget)
+
+    counting = replace(task, base=counted)
+    images = data.digits()
+    train.run_arm(counting, "full", 0, "demo", images)
+    searched = made.count(train.SEARCH_SEED)
+    assert searched in (2, 3)  # two rates, and one more beyond the end where the best is
+    train.run_arm(counting, "full", 0, "demo", images)
+    train.run_arm(counting, "full", 1, "demo", images)
+    assert made[searched:] == [0, 1]
+    train.run_arm(replace(counting, version=2), "full", 0, "demo", images)
+    assert made.count(train.SEARCH_SEED) == 2 * searched
+
+
+def test_the_test_set_has_no_say_in_the_learning_rate(cache: Path) -> None:
+    images = data.digits()
+    shuffled = np.random.default_rng(5).permutation(images.test_y)
+    honest = train.run_arm(tiny_task(), "full", 0, "demo", images)
+    poisoned = train.run_arm(tiny_task(), "full", 0, "demo", replace(images, test_y=shuffled, digest="poisoned"))
+    assert poisoned.settings["lr_search"] == honest.settings["lr_search"]
+    assert poisoned.settings["lr"] == honest.settings["lr"]
+    assert poisoned.value < 0.3 < honest.value  # the poison is real: it was used to evaluate
+
+
+def test_the_test_set_is_read_once_after_training(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    fit, test_split = train.fit, train.test_split
+    monkeypatch.setattr(train, "fit", lambda *a, **k: (events.append("fit"), fit(*a, **k))[1])
+    monkeypatch.setattr(train, "test_split", lambda *a: (events.append("test"), test_split(*a))[1])
+    train.run_arm(tiny_task(), "full", 0, "demo", data.digits())
+    assert events[-1] == "test"
+    assert events.count("test") == 1
+
+
+def test_frozen_stages_change_no_result() -> None:
+    """Running the frozen part once per image gives the weights that running it every step gives."""
+    images, recipe = data.digits(), Recipe(128, 0, 0, 2, 32, (1e-2,))
+    split = train.train_split(images, 128, 0)
+    weights = []
+    for whole in (False, True):
+        torch.manual_seed(0)
+        model = tiny_task().adapt(tiny_net(), "head", 32)
+        stages = [Stage(model, (model,))] if whole else tiny_task().stages(model)
+        before = {k: v.clone() for k, v in model.state_dict().items()}
+        train.fit(model, stages, tiny_task().prepare, split, recipe, 1e-2, 0)
+        after = model.state_dict()
+        assert {k for k in before if not torch.equal(before[k], after[k])} == {"2.weight", "2.bias"}
+        weights.append(after["2.weight"])
+    torch.testing.assert_close(weights[0], weights[1])
+
+
+def test_a_norm_in_training_is_not_frozen() -> None:
+    model = tiny_net()
+    model.requires_grad_(False)
+    model[-1].requires_grad_(True)
+    model.train()
+    frozen, live = train.split_frozen(tiny_task().stages(model))
+    assert (len(frozen), len(live)) == (0, 3)
+
+
+def test_stages_that_are_not_the_model_are_not_used() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = tiny_task().adapt(tiny_net(), "head", 32)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * self.net(x)
+
+    torch.manual_seed(0)
+    model = Twice()
+    reference = Twice()
+    reference.load_state_dict(model.state_dict())
+    split = Split(*(t[:64] for t in (lambda s: (s.x, s.y))(train.train_split(data.digits(), 64, 0))))
+    recipe = Recipe(64, 0, 0, 1, 32, (1e-2,))
+    train.fit(model, tiny_task().stages(model.net), tiny_task().prepare, split, recipe, 1e-2, 0)
+    train.fit(reference, [Stage(reference, (reference,))], tiny_task().prepare, split, recipe, 1e-2, 0)
+    torch.testing.assert_close(model.state_dict(), reference.state_dict())
+
+
+def test_search_goes_beyond_an_end_once() -> None:
+    tried = []
+
+    def trial(lr: float) -> float:
+        tried.append(lr)
+        return -lr
+
+    best, scores = train.search_lr(trial, (1.0, 4.0, 16.0))
+    assert tried == [1.0, 4.0, 16.0, 0.25]
+    assert best == 0.25
+    assert scores[16.0] == -16.0
+    assert train.search_lr(trial, (2.0,)) == (2.0, {})
+
+
+# ---- families
+
+
+def test_families_are_found_by_name() -> None:
+    assert tuple(families()) == FAMILIES
+    with pytest.raises(UnknownName, match="irb"):
+        family("irbs")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_grids_have_seeds_and_grow(name: str) -> None:
+    module = family(name)
+    demo, quick, full = (module.grid(budget) for budget in ("demo", "quick", "full"))
+    assert 3 <= len(demo) <= 4
+    assert len({seed for _, seed in quick}) >= 3
+    assert len(full) > len(quick)
+    assert len(set(full)) == len(full)
