@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -177,7 +178,7 @@ def _columns(
 # Devices to rates
 
 
-def _unit_value(table: Mapping[str, Number], unit: str) -> float:
+def _unit_value(table: Mapping[Any, Number], unit: str) -> float:
     """The number for `unit`, or for the unit that stands in for it."""
     while unit not in table and _FALLBACK[unit] != unit:
         unit = _FALLBACK[unit]
@@ -189,7 +190,7 @@ def peak_flops_per_s(device: Device, unit: str, threads: int) -> float:
     peak, left = 0.0, threads
     for cluster in device.cpu:
         used = min(left, int(cluster.cores.value))
-        peak += used * cluster.clock_hz.value * _unit_value(dict(cluster.flops_per_cycle), unit)
+        peak += used * cluster.clock_hz.value * _unit_value(cluster.flops_per_cycle, unit)
         left -= used
     return peak
 
@@ -307,7 +308,7 @@ def gpu_rates(device: Device, runtime: Runtime, lowered: Lowered) -> GpuRates:
     for k, kind in enumerate(kinds):
         efficiency = (runtime.efficiency.get(kind) or runtime.efficiency["default"]).value
         for u, unit in enumerate(UNITS):
-            work_s[k, u] = 1.0 / (efficiency * _unit_value(dict(gpu.flops_per_s), unit))
+            work_s[k, u] = 1.0 / (efficiency * _unit_value(gpu.flops_per_s, unit))
     return GpuRates(
         floor_s=np.array([0.0 if kind == "view" else runtime.overhead_s.value for kind in kinds]),
         work_s=work_s,
