@@ -15,7 +15,7 @@ anything is compiled: LLVM aborts the process where the host lacks it.
         return types.void(a, x, y), codegen
 
 Addresses are int64 (`tensor.data_ptr()`, `array.ctypes.data`); an `index` counts elements of the dtype.
-Element types: f32 f16 bf16 f64 i8 u8 i16 i32 i64 (bytes are ``i8`` or ``u8`` by how a widening load extends them).
+Element types: f32 f16 bf16 f64 i8 u8 i16 i32 i64 (``i8`` or ``u8`` by how a widening load extends a byte).
 
 numba's cache looks at the file that defines a kernel, not at this one: every kernel file calls `require(n)`
 with the `VERSION` it was written for, so that a new emitter means an edit, and a rebuild, of each kernel.
@@ -28,14 +28,18 @@ import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
+from numba import extending
 from numba.core import cgutils, config
 
 from ..errors import CostmodelError
 
-__all__ = ["LANES", "VERSION", "Cell", "Simd", "Vec", "has_vnni", "require"]
+__all__ = ["LANES", "VERSION", "Cell", "Simd", "Vec", "has_vnni", "intrinsic", "require"]
+
+intrinsic: Any = extending.intrinsic  # the typing context that it adds is not in its static type
 
 VERSION = 1
 LANES = 16
@@ -241,6 +245,10 @@ class Simd:
             address = self.builder.add(address, self.builder.mul(self.i64(index), size))
         return self.builder.inttoptr(address, ir.PointerType())
 
+    def address(self, base: ir.Value, element: str, index: ir.Value | int) -> ir.Value:
+        """The int64 address of element `index` counted from `base`."""
+        return self.builder.add(base, self.builder.mul(self.i64(index), self.i64(_ELEMENT[element][1])))
+
     def scalar(self, address: ir.Value, element: str, index: ir.Value | int = 0) -> ir.Value:
         """One element as it is stored."""
         kind, size = _ELEMENT[element]
@@ -265,9 +273,7 @@ class Simd:
         """Lanes outside the mask are `fill` and are not touched in memory."""
         kind, size = _ELEMENT[element]
         vector, pointer_type = ir.VectorType(kind, mask.lanes), ir.PointerType()
-        load = self._function(
-            f"llvm.masked.load.{_mangle(vector)}.p0", vector, [pointer_type, _I32, mask.type, vector]
-        )
+        load = self._function(f"llvm.masked.load.{_mangle(vector)}.p0", vector, [pointer_type, _I32, mask.type, vector])
         empty = ir.Constant(vector, [fill] * mask.lanes)
         args = [self.pointer(address, element, index), ir.Constant(_I32, size), mask.value, empty]
         return Vec(self, self.builder.call(load, args))
@@ -409,6 +415,19 @@ class Simd:
             half = total.lanes // 2
             total = self._lanes(total, range(half)) + self._lanes(total, range(half, 2 * half))
         return self.builder.extract_element(total.value, ir.Constant(_I32, 0))
+
+    def sums(self, a: Vec, b: Vec, c: Vec, d: Vec) -> Vec:
+        """The horizontal sums of four vectors of 16 lanes, as four lanes, at the price of two."""
+        ab, cd = (self.shuffle(*self._halves(p, q), range(16)) for p, q in ((a, b), (c, d)))
+        quarters = (0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27)
+        v = self.shuffle(ab, cd, quarters) + self.shuffle(ab, cd, [i + 4 for i in quarters])
+        pairs = (0, 1, 4, 5, 8, 9, 12, 13)
+        v = self._lanes(v, pairs) + self._lanes(v, [i + 2 for i in pairs])
+        return self._lanes(v, (0, 2, 4, 6)) + self._lanes(v, (1, 3, 5, 7))
+
+    def _halves(self, a: Vec, b: Vec) -> tuple[Vec, Vec]:
+        low, high = range(8), range(8, 16)
+        return self._lanes(a, low) + self._lanes(a, high), self._lanes(b, low) + self._lanes(b, high)
 
     def shuffle(self, a: Vec, b: Vec, lanes: Sequence[int]) -> Vec:
         """Pick lanes out of `a` (0 …) and `b` (lanes of a …)."""
