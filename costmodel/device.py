@@ -141,7 +141,8 @@ class Runtime(_Strict):
     """How a framework uses the device: what an op costs before it computes, and how near to peak it comes.
 
     `efficiency` is a share of peak by algorithm class, with ``default`` for the rest; `scale` multiplies the whole
-    step (fitted on whole-model runs), by phase: ``infer``, ``train``, ``prefill``, ``decode``.
+    step (fitted on whole-model runs), by phase: ``infer``, ``train``, ``prefill``, ``decode``. `frameworks` are
+    shell patterns (``torch*eager*``, case ignored) of what run files call this runtime.
     """
 
     title: str
@@ -269,6 +270,7 @@ def _read(path: Path) -> Device:
     schema = document.get("schema")
     if schema != SCHEMA:
         raise FileError(path, "schema", f"is {schema!r}, this version reads {SCHEMA}; see CHANGELOG for what changed")
+    document = _inherit_base(path, document)
     _inherit_cores(path, document)
     try:
         device = Device.model_validate(document)
@@ -300,6 +302,30 @@ def _toml(path: Path) -> dict[str, Any]:
         raise FileError(path, "", f"is not TOML: {error}") from None
 
 
+def _inherit_base(path: Path, document: dict[str, Any], above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Lay a profile over the one it names as ``base``: a power mode of a board says only what it changes."""
+    base = document.pop("base", None)
+    if base is None:
+        return document
+    found = [f / f"{base}.toml" for f in (path.parent, *profile_folders())]
+    source = next((p for p in found if p.is_file() and isinstance(base, str) and "/" not in base), None)
+    if source is None:
+        raise FileError(path, "base", f"there is no profile {base!r} to start from; there are {', '.join(devices())}")
+    if base in above or source.resolve() == path.resolve():
+        raise FileError(path, "base", f"{base!r} leads back to itself; name a profile without a base")
+    lower: dict[str, Any] = _laid_over(_inherit_base(source, _toml(source), (*above, path.stem)), document)
+    return lower
+
+
+def _laid_over(base: Any, own: Any) -> Any:
+    """Tables merge key by key and lists of tables entry by entry; anything else of `own` replaces `base`."""
+    if isinstance(base, dict) and isinstance(own, dict):
+        return base | {key: _laid_over(base[key], value) if key in base else value for key, value in own.items()}
+    if isinstance(base, list) and isinstance(own, list) and all(isinstance(item, dict) for item in base + own):
+        return [_laid_over(b, o) for b, o in zip(base, own)] + base[len(own) :] + own[len(base) :]
+    return own
+
+
 def _inherit_cores(path: Path, document: dict[str, Any]) -> None:
     """Fill each cluster from `cores/<core>.toml`, so that a board says only what is its own."""
     clusters = document.get("cpu")
@@ -315,8 +341,38 @@ def _inherit_cores(path: Path, document: dict[str, Any]) -> None:
             raise FileError(path, "cpu.core", f"there is no {core!r} in cores/; give name, flops_per_cycle and cache")
         shared = _toml(source)
         for key, value in shared.get("core", {}).items():
-            cluster.setdefault(key, value)
+            if key == "cache":
+                cluster["cache"] = _caches_laid_over(value, cluster.get("cache", []))
+            else:
+                cluster.setdefault(key, value)
+        _rates_of_caches(cluster)
         sources = document.setdefault("sources", {})
         if isinstance(sources, dict):
             for key, value in shared.get("sources", {}).items():
                 sources.setdefault(key, value)
+
+
+def _caches_laid_over(shared: Any, own: Any) -> Any:
+    """A board's cache levels over those of its core, level by level: most boards differ only in the size of L2."""
+    if not (isinstance(shared, list) and isinstance(own, list) and all(isinstance(c, dict) for c in shared + own)):
+        return own
+    levels = {entry.get("level"): entry for entry in shared}
+    for entry in own:
+        levels[entry.get("level")] = levels.get(entry.get("level"), {}) | entry
+    return list(levels.values())
+
+
+def _rates_of_caches(cluster: dict[str, Any]) -> None:
+    """Turn ``read_bytes_per_cycle`` of a cache (what a core's file knows) into bytes a second at the board's clock."""
+    clock = cluster.get("clock_hz")
+    for entry in cluster.get("cache", []):
+        for way in ("read", "write"):
+            number = entry.get(f"{way}_bytes_per_cycle") if isinstance(entry, dict) else None
+            if not (isinstance(number, dict) and isinstance(clock, dict)):
+                continue  # the schema names what is wrong with it
+            del entry[f"{way}_bytes_per_cycle"]
+            try:
+                rate = number | {"value": number["value"] * clock["value"]}
+            except (KeyError, TypeError):
+                rate = number
+            entry.setdefault(f"{way}_bytes_per_s", rate)
