@@ -234,6 +234,17 @@ def _level_rates(device: Device, runtime: Runtime, threads: int) -> tuple[list[f
     return capacity[::-1], read[::-1], write[::-1]
 
 
+def efficiency_of(runtime: Runtime, kind: str) -> float:
+    """Share of peak of an algorithm class: its own number, else that of the class it is a kind of, else the default.
+
+    ``gemm_skinny`` is a ``gemm``, ``conv_depthwise_backward`` is a ``conv_depthwise`` is a ``conv``.
+    """
+    name = kind
+    while name and name not in runtime.efficiency:
+        name = name.rpartition("_")[0]
+    return runtime.efficiency[name or "default"].value
+
+
 def _fit_for(runtime: Runtime, threads: int, dtype: str) -> Fit | None:
     """The calibration for this thread count and dtype, else for the nearest thread count."""
     fits = [f for f in runtime.fit if f.dtype == dtype]
@@ -267,7 +278,7 @@ def cpu_rates(device: Device, runtime: Runtime, lowered: Lowered) -> CpuRates:
         if fit is not None and constants is not None:
             _apply_fit(rates, fit, constants, k, kind, terms, names, threads)
             continue
-        efficiency = (runtime.efficiency.get(kind) or runtime.efficiency["default"]).value
+        efficiency = efficiency_of(runtime, kind)
         for u, unit in enumerate(UNITS):
             rates.work_s[k, u] = 1.0 / (efficiency * peak_flops_per_s(device, unit, threads))
     return rates
@@ -306,7 +317,7 @@ def gpu_rates(device: Device, runtime: Runtime, lowered: Lowered) -> GpuRates:
     dram = gpu.dram_bytes_per_s.value * share
     work_s = np.zeros((len(kinds), len(UNITS)))
     for k, kind in enumerate(kinds):
-        efficiency = (runtime.efficiency.get(kind) or runtime.efficiency["default"]).value
+        efficiency = efficiency_of(runtime, kind)
         for u, unit in enumerate(UNITS):
             work_s[k, u] = 1.0 / (efficiency * _unit_value(gpu.flops_per_s, unit))
     return GpuRates(

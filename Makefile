@@ -1,0 +1,38 @@
+# Two commands on a fresh machine:  make demo  (the whole loop on small cases)  and  make test.
+# Each makes .venv and installs what it needs. torch comes first and by its exact version: it decides between a CPU
+# build and gigabytes of CUDA.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+TORCH  := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
+STAMP  := $(VENV)/.installed
+
+.PHONY: demo test lint validate bench coverage clean
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check "$(TORCH)" -c constraints.txt
+	$(BIN)/pip install -q --disable-pip-version-check -e ".[test,lint]" -c constraints.txt
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/costmodel demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+validate: $(STAMP)
+	$(BIN)/costmodel validate --suite host
+	$(BIN)/costmodel validate --suite memory
+	$(BIN)/costmodel validate --suite papers
+
+bench: $(STAMP)
+	for b in tests/benchmarks/bench_*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,114 @@
+"""Seconds of a step on this machine: warmed up, interleaved, with what disturbed each repeat kept beside it."""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..errors import CostmodelError
+
+__all__ = ["LOW_QUANTILE", "Samples", "pinned_allocator", "time_interleaved"]
+
+# The statistic of every latency here, fixed before any model was fitted: a low quantile of the undisturbed repeats.
+LOW_QUANTILE = 0.2
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Raw repeats of one step.
+
+    Attributes:
+        wall_s, cpu_s: seconds of each repeat, by the clock and by the processor (all threads).
+        preempted: whether another process took the core during the repeat (an involuntary context switch).
+    """
+
+    wall_s: tuple[float, ...]
+    cpu_s: tuple[float, ...]
+    preempted: tuple[bool, ...]
+
+    def _kept(self, values: Sequence[float]) -> list[float]:
+        calm = [v for v, p in zip(values, self.preempted) if not p]
+        return calm if len(calm) >= 3 else list(values)
+
+    @property
+    def latency_s(self) -> float:
+        """`LOW_QUANTILE` of the wall seconds of the repeats that were not preempted (all, if fewer than 3 were)."""
+        return float(np.quantile(self._kept(self.wall_s), LOW_QUANTILE))
+
+    @property
+    def processor_s(self) -> float:
+        """The same quantile of processor seconds."""
+        return float(np.quantile(self._kept(self.cpu_s), LOW_QUANTILE))
+
+
+def pinned_allocator() -> dict[str, str]:
+    """Environment under which glibc keeps freed memory: no page faults in steady state, so repeats are alike.
+
+    Plain integers: glibc reads ``64M`` as 64.
+    """
+    return {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(64 << 20)}
+
+
+def time_interleaved(
+    steps: Sequence[Callable[[], object]],
+    *,
+    seconds: float = 1.0,
+    repeats: tuple[int, int] = (5, 200),
+    threads: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> list[Samples]:
+    """Time several steps in turn, so that what drifts on the machine hits them alike.
+
+    Args:
+        steps: callables that run one step each.
+        seconds: time for each step, warm-up not included.
+        repeats: fewest and most repeats of each.
+        threads: threads that torch may use.
+        progress: called after each round with the number of rounds done.
+
+    Returns:
+        One `Samples` a step.
+    """
+    if threads > (os.cpu_count() or 1):
+        raise CostmodelError(f"this machine has {os.cpu_count()} cores; measure with at most as many threads")
+    torch.set_num_threads(threads)
+    for step in steps:  # twice: the first creates optimizer state, caches of the libraries and grown heaps
+        step()
+        step()
+    wall: list[list[float]] = [[] for _ in steps]
+    cpu: list[list[float]] = [[] for _ in steps]
+    preempted: list[list[bool]] = [[] for _ in steps]
+    clock, cpu_clock = time.perf_counter_ns, time.process_time_ns
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        rounds = 0
+        while rounds < repeats[1]:
+            for i, step in enumerate(steps):
+                before = resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+                c0 = cpu_clock()
+                t0 = clock()
+                step()
+                t1 = clock()
+                c1 = cpu_clock()
+                after = resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+                wall[i].append((t1 - t0) / 1e9)
+                cpu[i].append((c1 - c0) / 1e9)
+                preempted[i].append(after != before)
+            rounds += 1
+            if progress is not None:
+                progress(rounds)
+            if rounds >= repeats[0] and sum(sum(w) for w in wall) > seconds * len(steps):
+                break
+    finally:
+        if collecting:
+            gc.enable()
+    return [Samples(tuple(w), tuple(c), tuple(p)) for w, c, p in zip(wall, cpu, preempted)]

@@ -1,0 +1,125 @@
+"""A fresh process that runs jobs: ``python -m costmodel.measure.worker`` reads one request a line, answers one a line.
+
+A request is ``{"jobs": [job, …], "seconds": s, "memory": bool}``; the jobs of one request are timed in turn. The answer
+has one object a job, or ``{"error": text}``. Whatever a model prints goes to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, Any
+
+from ..errors import CostmodelError
+from .job import Job
+from .latency import pinned_allocator, time_interleaved
+
+__all__ = ["Worker", "run_jobs"]
+
+
+def run_jobs(jobs: Sequence[Job], seconds: float, memory: bool) -> list[dict[str, Any]]:
+    """Run `jobs` in this process: raw repeats, and the peak of live bytes if `memory`."""
+    from .memory import measure_live_peak
+
+    steps = [job.step() for job in jobs]
+    samples = time_interleaved([s.run for s in steps], seconds=seconds, threads=jobs[0].threads)
+    return [
+        {
+            "wall_s": s.wall_s,
+            "cpu_s": s.cpu_s,
+            "preempted": s.preempted,
+            "peak_live_bytes": measure_live_peak(step) if memory else None,
+        }
+        for s, step in zip(samples, steps)
+    ]
+
+
+class Worker:
+    """A child process that runs jobs with a fixed thread count and allocator."""
+
+    def __init__(self, threads: int = 1, allocator: str = "pinned") -> None:
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": str(threads),
+            "MKL_NUM_THREADS": str(threads),
+            "NUMBA_NUM_THREADS": str(threads),
+            **(pinned_allocator() if allocator == "pinned" else {}),
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "costmodel.measure.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    def run(self, jobs: Sequence[Job], *, seconds: float = 1.0, memory: bool = False) -> list[dict[str, Any]]:
+        """The raw repeats of each job.
+
+        Raises:
+            CostmodelError: a job that cannot be built or run (its own message), or a worker that died.
+        """
+        stdin, stdout = self._pipes()
+        request = {"jobs": [j.as_dict() for j in jobs], "seconds": seconds, "memory": memory}
+        try:
+            stdin.write(json.dumps(request) + "\n")
+            stdin.flush()
+            line = stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            _, said = self._process.communicate()
+            last = said.strip().splitlines()[-1] if said.strip() else "it said nothing"
+            raise CostmodelError(f"the measuring process died (status {self._process.returncode}): {last}")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise CostmodelError(answer["error"])
+        return list(answer["runs"])
+
+    def _pipes(self) -> tuple[IO[str], IO[str]]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        return self._process.stdin, self._process.stdout
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@contextmanager
+def _stdout_kept() -> Iterator[IO[str]]:
+    """The real stdout for answers; prints of models, and of the libraries below them, go to stderr."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    try:
+        yield answers
+    finally:
+        answers.close()
+
+
+def main() -> None:
+    with _stdout_kept() as answers:
+        for line in sys.stdin:
+            request = json.loads(line)
+            try:
+                jobs = [Job(**job) for job in request["jobs"]]
+                answer = {"runs": run_jobs(jobs, request["seconds"], request["memory"])}
+            except Exception as error:  # the parent reports it: one job's failure is a skipped case, not the end
+                answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+            answers.write(json.dumps(answer) + "\n")
+            answers.flush()
+
+
+if __name__ == "__main__":
+    main()
