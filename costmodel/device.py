@@ -167,11 +167,12 @@ class Runtime(_Strict):
 
 
 class Device(_Strict):
-    """A device as its profile describes it."""
+    """A device as its profile describes it. `aliases` are shell patterns of what run files call it (case ignored)."""
 
     schema_: int = Field(alias="schema")
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     title: str
+    aliases: tuple[str, ...] = ()
     notes: str = ""
     sources: dict[str, str]
     cpu: tuple[Cluster, ...] = Field(min_length=1)
