@@ -52,7 +52,7 @@ def copy_kind(source: TensorSpec, target: TensorSpec) -> str:
     return "copy" if shape.runs == 1 else "copy_rows"
 
 
-def copy_cost(op: OpSpec, source: TensorSpec, target: TensorSpec, read: tuple[int, ...] | None = None) -> Cost:
+def copy_cost(source: TensorSpec, target: TensorSpec, read: tuple[int, ...] | None = None) -> Cost:
     """Cost of writing `source` (broadcast where it must) into `target`."""
     shape = loop(target, [source])
     return Cost(
