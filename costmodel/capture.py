@@ -287,6 +287,8 @@ def capture(
     optimizer: str | Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer] = "sgd",
     loss: Loss | None = None,
     seq: int | None = None,
+    accumulate: int = 1,
+    keep_gradients: bool = False,
     name: str | None = None,
     method: str | None = None,
 ) -> OpGraph:
@@ -299,6 +301,8 @@ def capture(
         optimizer: ``sgd``, ``momentum``, ``adamw``, or a function from parameters to an optimizer (``train`` only).
         loss: function of (output, step) to a scalar; the model's own, cross entropy or mean square otherwise.
         seq: tokens of context in ``decode``.
+        accumulate: micro-batches a step (``train`` only).
+        keep_gradients: gradients are zeroed in place between steps, not given back (``train`` only).
         name, method: what to call the model and the method in reports.
 
     Returns:
@@ -311,7 +315,16 @@ def capture(
     fake_inputs = _fake_inputs(as_call(inputs), fake)
     copied = _fake_model(model, fake)
     with fake, _errors_named(copied):
-        step = make_step(copied, fake_inputs, mode=mode, optimizer=optimizer, loss=loss, seq=seq)
+        step = make_step(
+            copied,
+            fake_inputs,
+            mode=mode,
+            optimizer=optimizer,
+            loss=loss,
+            seq=seq,
+            accumulate=accumulate,
+            keep_gradients=keep_gradients,
+        )
     return capture_step(step, fake, name=name or type(model).__name__, method=method, optimizer=optimizer)
 
 
@@ -346,21 +359,39 @@ def capture_step(step: Step, fake: FakeTensorMode, *, name: str, method: str | N
 
     step.pause = pause
     with fake, recorder, _module_stack(step.model, recorder), _errors_named(step.model):
-        result = step.forward()
-        if step.optimizer is not None:
-            _mark_saved(graph)
-            recorder.phase = "backward"
-            step.backward(result)
-            _mark_gradients(recorder, step)
-            with pause():
-                step.update()  # creates the optimizer's state: the traced update is one of many, not the first
-            _declare_optimizer_state(recorder, step)
-            recorder.phase = "optimizer"
-            step.update()
+        if step.optimizer is None:
+            result = step.forward()
+        else:
+            result = _train(recorder, step)
     recorder.close()
     graph.storage_death = [len(graph) if d == -2 else d for d in graph.storage_death]
     del result
     return graph
+
+
+def _train(recorder: _Recorder, step: Step) -> Tensor:
+    """A training step in steady state, one of many and not the first: optimizer state and kept gradients exist."""
+    if step.keep_gradients:
+        with step.pause():
+            step.backward(step.forward())
+        for parameter in step.model.parameters():
+            if parameter.grad is not None:
+                recorder.storage(parameter.grad, "gradient", birth=-1)
+    recorder.phase = "optimizer"
+    step.clear()
+    for _ in range(step.accumulate):
+        recorder.phase = "forward"
+        loss = step.forward()
+        _mark_saved(recorder.graph)
+        recorder.phase = "backward"
+        step.backward(loss)
+        _mark_gradients(recorder, step)
+    with step.pause():
+        step.update()  # creates the optimizer's state
+    _declare_optimizer_state(recorder, step)
+    recorder.phase = "optimizer"
+    step.update()
+    return loss
 
 
 @contextmanager

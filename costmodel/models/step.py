@@ -95,6 +95,8 @@ class Step:
         optimizer: a torch optimizer in ``train``, else None.
         loss: output and step to a scalar, in ``train``.
         context: tokens in the cache before a ``decode`` step.
+        accumulate: micro-batches, each the given inputs, whose gradients one ``train`` step adds up.
+        keep_gradients: zero the gradients in place at the start of a step, instead of giving them back.
         pause: entered around what is data and not part of the step; capture sets it.
     """
 
@@ -106,6 +108,8 @@ class Step:
     loss: Loss = default_loss
     pause: Callable[[], AbstractContextManager[Any]] = nullcontext
     context: int = 0
+    accumulate: int = 1
+    keep_gradients: bool = False
     constants: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -130,12 +134,17 @@ class Step:
         return self.constants[name]
 
     def forward(self) -> Any:
-        """The model's output; the loss in ``train``. Gradients of the step before are dropped first."""
+        """The model's output; in ``train`` the loss, a share of it if gradients are accumulated."""
         if self.optimizer is None:
             with torch.no_grad():
                 return self.model(*self.args, **self.kwargs)
-        self.optimizer.zero_grad(set_to_none=True)
-        return self.loss(self.model(*self.args, **self.kwargs), self)
+        loss = self.loss(self.model(*self.args, **self.kwargs), self)
+        return loss / self.accumulate if self.accumulate > 1 else loss
+
+    def clear(self) -> None:
+        """Drop the gradients of the step before, or zero them in place."""
+        assert self.optimizer is not None
+        self.optimizer.zero_grad(set_to_none=not self.keep_gradients)
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of every trained parameter."""
@@ -148,11 +157,15 @@ class Step:
 
     def run(self) -> Any:
         """The whole step."""
-        result = self.forward()
-        if self.optimizer is not None:
-            self.backward(result)
+        if self.optimizer is None:
+            result = self.forward()
+        else:
+            self.clear()
+            for _ in range(self.accumulate):
+                result = self.forward()
+                self.backward(result)
+                result = result.detach()
             self.update()
-            result = result.detach()
         self.rewind()
         return result
 
@@ -196,6 +209,8 @@ def make_step(
     optimizer: str | Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer] = "sgd",
     loss: Loss | None = None,
     seq: int | None = None,
+    accumulate: int = 1,
+    keep_gradients: bool = False,
 ) -> Step:
     """Put `model` into the state that `mode` needs and say what one step is.
 
@@ -207,9 +222,15 @@ def make_step(
         optimizer: ``sgd``, ``momentum``, ``adamw``, or a function from parameters to an optimizer.
         loss: function of (output, step); `default_loss` otherwise.
         seq: tokens of context in ``decode``; the length of the given tokens otherwise.
+        accumulate: micro-batches a step (``train`` only).
+        keep_gradients: ``zero_grad(set_to_none=False)`` (``train`` only).
     """
     if mode not in MODES:
         raise UnknownName("mode", mode, MODES)
+    if accumulate < 1:
+        raise CostmodelError(f"accumulate must be at least 1 micro-batch, not {accumulate}")
+    if mode != "train" and (accumulate > 1 or keep_gradients):
+        raise CostmodelError(f"mode {mode!r} has no gradients to accumulate or keep; use mode 'train'")
     args, kwargs = as_call(inputs)
     if mode == "train":
         model.train()
@@ -220,7 +241,16 @@ def make_step(
             if optimizer not in OPTIMIZERS:
                 raise UnknownName("optimizer", optimizer, OPTIMIZERS)
             optimizer = OPTIMIZERS[optimizer]
-        return Step(model, args, kwargs, mode, optimizer(iter(trained)), loss or default_loss)
+        return Step(
+            model,
+            args,
+            kwargs,
+            mode,
+            optimizer(iter(trained)),
+            loss or default_loss,
+            accumulate=accumulate,
+            keep_gradients=keep_gradients,
+        )
     model.eval()
     if mode == "prefill" and hasattr(getattr(model, "config", None), "use_cache"):
         kwargs = {**kwargs, "use_cache": True}
