@@ -165,7 +165,8 @@ def test_stdlib_sources_are_python() -> None:
 def a_result(**changes: Any) -> TaskResult:
     values: dict[str, Any] = {
         "family": "tiny", "arm": "full", "seed": 0, "budget": "demo", "metric": "accuracy", "value": 0.5,
-        "higher_is_better": True, "train_s": 1.0, "train_cpu_s": 1.0, "data": "none", "model": "tiny", "settings": {"lr": 0.1},
+        "higher_is_better": True, "train_s": 1.0, "train_cpu_s": 1.0, "data": "none", "model": "tiny",
+        "settings": {"lr": 0.1},
     }  # fmt: skip
     return TaskResult(**{**values, **changes})
 
@@ -383,3 +384,121 @@ def test_grids_have_seeds_and_grow(name: str) -> None:
     assert len({seed for _, seed in quick}) >= 3
     assert len(full) > len(quick)
     assert len(set(full)) == len(full)
+
+
+WHAT_TRAINS = {
+    ("irb", "full"): lambda name: True,
+    ("irb", "last_layer"): lambda name: name.startswith("classifier"),
+    ("irb", "bias"): lambda name: name.endswith("bias") or name.startswith("classifier"),
+    ("irb", "mobiletl:blocks=1"): lambda name: (
+        name.startswith(("blocks.6", "conv_head", "bn2", "classifier"))
+        and name not in {"blocks.6.0.bn1.weight", "blocks.6.0.bn2.weight"}
+    ),
+    ("vit", "last_layer"): lambda name: name.startswith("head"),
+    ("vit", "lora"): lambda name: name.startswith("head") or ".up." in name or ".down." in name,
+    ("vit", "lbp_wht:order=2"): lambda name: True,
+}
+
+
+@pytest.mark.parametrize(("name", "arm"), sorted(WHAT_TRAINS))
+def test_an_arm_trains_what_it_says(name: str, arm: str) -> None:
+    """One epoch of two steps: exactly the arm's parameters move; frozen norms keep their statistics."""
+    module: Any = family(name)
+    model, (example,), mode = module.build(arm)
+    assert mode == "train"
+    assert example.shape[0] == module.RECIPES["quick"].batch
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    split = train.train_split(data.digits(), 16, 0)
+    recipe = Recipe(16, 0, 0, 1, 8, (1e-2,))
+    train.fit(model, module._stages(model), module._prepare, split, recipe, 1e-2, 0)
+    moved = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+    parameters = {k for k, _ in model.named_parameters()}
+    assert moved & parameters == {k for k in parameters if WHAT_TRAINS[name, arm](k)}
+    for k in moved - parameters:  # statistics of norms
+        assert model.get_parameter(k.rpartition(".")[0] + ".weight").requires_grad
+
+
+@pytest.mark.parametrize("name", ["irb", "vit"])
+@pytest.mark.parametrize("arm", ["full", "last_layer"])
+def test_the_stages_are_the_model(name: str, arm: str) -> None:
+    module: Any = family(name)
+    model, _, _ = module.build(arm)
+    x = module._prepare(train.train_split(data.digits(), 4, 0).x)
+    stages = module._stages(model)
+    assert len(stages) > 5
+    assert train._same(model, stages, x)
+    model.train()
+    frozen, _ = train.split_frozen(stages)
+    assert (len(frozen) > 0) == (arm == "last_layer")
+
+
+def test_irb_runs_on_what_there_is_and_says_so(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    irb: Any = family("irb")
+    monkeypatch.setitem(irb.RECIPES, "demo", Recipe(64, 0, 100, 1, 32, (2e-3,)))
+    monkeypatch.setattr(irb, "images", data.digits)
+    point = irb.run("last_layer", seed=0, budget="demo")
+    assert point.value > 0.2
+    assert "digits" in point.data
+    assert "Fashion" not in json.dumps(asdict(point))
+
+
+def test_vit_pretrains_once_on_the_old_classes(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vit: Any = family("vit")
+    seen = []
+    fit = train.fit
+    monkeypatch.setattr(vit, "fit", lambda *a, **k: (seen.append(set(a[3].y.tolist())), fit(*a, **k))[1])
+    monkeypatch.setitem(vit.RECIPES, "demo", Recipe(64, 0, 100, 1, 32, (2e-3,)))
+    monkeypatch.setitem(vit.PRETRAIN, "demo", Recipe(128, 50, 0, 1, 64, (1e-3,)))
+    monkeypatch.setattr(vit, "images", data.digits)
+    points = [vit.run(arm, seed=0, budget="demo") for arm in ("last_layer", "lbp_wht:order=2")]
+    assert seen == [set(vit.OLD_CLASSES)]
+    assert all("classes 0-4 of digits" in str(p.settings["pretrained"]) for p in points)
+
+
+def a_text(seed: int = 0, blocks: int = 20) -> data.Text:
+    """Random words over a small alphabet: enough to have something to learn."""
+    rng = np.random.default_rng(seed)
+    raw = rng.choice(np.frombuffer(b"abcde    ", np.uint8), blocks * 65_536)
+    return data.Text("letters", f"random letters, generated; sha256 {seed}", f"letters{seed}", raw)
+
+
+def test_test_windows_come_from_blocks_that_nothing_else_reads() -> None:
+    ssm: Any = family("ssm")
+    blocks = np.repeat(np.arange(40) % 256, 65_536).astype(np.uint8)  # each byte says which block it is in
+    source = data.Text("blocks", "generated", "blocks", blocks)
+    recipe = ssm.Recipe(1, 1, 8, 1e-3, 200, 16, 100, 32)
+    tested = set(ssm._test_windows(source, recipe).flatten().tolist())
+    trained = set(ssm._share(source, "train").flatten().tolist())
+    calibrated = set(ssm._calibration(source, recipe, 0).flatten().tolist())
+    assert tested <= {19, 39}
+    assert calibrated <= trained
+    assert not trained & {9, 19, 29, 39}
+
+
+def test_bits_per_byte_of_a_uniform_model_are_eight() -> None:
+    class Uniform(nn.Module):
+        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(*input_ids.shape, 256)
+
+    ssm: Any = family("ssm")
+    assert ssm.bits_per_byte(Uniform(), torch.randint(0, 256, (3, 9))) == pytest.approx([8.0] * 3)
+
+
+@pytest.mark.parametrize("base", ["mamba", "mamba2"])
+def test_ssm_trains_once_a_seed_and_is_evaluated_by_arm(
+    base: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ssm: Any = family("ssm")
+    recipe = ssm.Recipe(12, 4, 32, 1e-2, 2, 32, 4, 32)
+    monkeypatch.setitem(ssm.RECIPES, "demo", recipe)
+    monkeypatch.setattr(ssm, "text", a_text)
+    fits = []
+    fit = ssm._fit
+    monkeypatch.setattr(ssm, "_fit", lambda *a: (fits.append(a[3]), fit(*a))[1])
+    prefix = "" if base == "mamba" else f"{base}/"
+    full, half = (ssm.run(f"{prefix}{arm}", seed=0, budget="demo") for arm in ("fp32", "bf16"))
+    assert fits == [0]
+    assert full.value < 7.5  # it has learnt something
+    assert half.value == pytest.approx(full.value, abs=0.1)
+    assert len(full.per_item) == recipe.windows
+    assert "generated" in full.data

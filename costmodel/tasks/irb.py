@@ -23,7 +23,7 @@ from costmodel.tasks.train import ImageTask, Recipe, Stage, run_arm
 __all__ = ["ARMS", "SEEDS", "build", "grid", "run"]
 
 SIZE = 48
-_LRS = (5e-4, 2e-3, 8e-3)
+_LRS = (1e-3, 4e-3, 1.6e-2)
 
 ARMS: dict[Budget, tuple[str, ...]] = {
     "demo": ("full", "last_layer", "mobiletl:blocks=3"),
@@ -33,7 +33,7 @@ ARMS: dict[Budget, tuple[str, ...]] = {
 SEEDS: dict[Budget, tuple[int, ...]] = {"demo": (0,), "quick": (0, 1, 2), "full": (0, 1, 2, 3, 4)}
 RECIPES: dict[Budget, Recipe] = {
     "demo": Recipe(train=384, val=0, test=1000, epochs=2, batch=32, lrs=(2e-3,)),
-    "quick": Recipe(train=2000, val=1000, test=4000, epochs=4, batch=32, lrs=_LRS),
+    "quick": Recipe(train=1500, val=500, test=2000, epochs=3, batch=32, lrs=_LRS),
     "full": Recipe(train=5000, val=2000, test=10_000, epochs=6, batch=32, lrs=_LRS),
 }
 

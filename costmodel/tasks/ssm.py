@@ -1,9 +1,9 @@
 """Task family ssm: byte-level Mamba and Mamba-2 language models of our own training, quantized after it.
 
 The ground of Quamba and Quamba2 (METHODS.md sections 3 and 4). No package has a Mamba language model, so
-a small one is trained here for each seed, on the first nine tenths of the Python 3.11 manual (without that, of the
-sources of Python's library); an arm then quantizes it, calibrated on training text, and is evaluated in bits per byte
-on windows of the last twentieth, which nothing else reads. Arms on Mamba-2 are written `mamba2/<method>`.
+a small one is trained here for each seed, on nine tenths of the Python 3.11 manual (without that, of the sources of
+Python's library); an arm then quantizes it, calibrated on training text, and is evaluated in bits per byte on windows
+of every twentieth block of 64 KiB, which nothing else reads. Arms on Mamba-2 are written `mamba2/<method>`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from costmodel.tasks.train import Watch
 __all__ = ["ARMS", "SEEDS", "Recipe", "build", "grid", "run"]
 
 VERSION = 1
+_BLOCK = 65_536
 _MAMBA = ("fp32", "bf16", "naive_w8a8", "quamba", *(f"quamba2:bits={bits}" for bits in ("w8a8", "w4a8", "w4a16")))
 _MAMBA2 = tuple(f"mamba2/{arm}" for arm in ("fp32", "bf16", *(f"quamba2:bits={b}" for b in ("w8a8", "w4a8", "w4a16"))))
 
@@ -53,7 +54,7 @@ class Recipe:
 
 RECIPES: dict[Budget, Recipe] = {
     "demo": Recipe(40, 8, 128, 5e-3, 8, 128, 16, 256),
-    "quick": Recipe(400, 16, 128, 5e-3, 32, 256, 64, 512),
+    "quick": Recipe(500, 16, 128, 5e-3, 32, 256, 64, 512),
     "full": Recipe(2000, 16, 128, 5e-3, 128, 512, 256, 512),
 }
 
@@ -141,29 +142,29 @@ def _adapt(model: nn.Module, method: str, calibration: Tensor) -> nn.Module:
     return apply_method("fused_scan" if method == "fp32" else method, model, {"input_ids": calibration})
 
 
-def _shares(source: Text) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The text's first 90 % to train on, then 5 % to look at while developing, then 5 % to test on."""
-    n = source.raw.size
-    return source.raw[: n * 90 // 100], source.raw[n * 90 // 100 : n * 95 // 100], source.raw[n * 95 // 100 :]
+def _share(source: Text, name: str) -> np.ndarray:
+    """Blocks (n, 65536) of the text: of every twenty, the last is to test on, the tenth kept, the rest to train on."""
+    blocks = source.raw[: source.raw.size // _BLOCK * _BLOCK].reshape(-1, _BLOCK)
+    place = np.arange(len(blocks)) % 20
+    return blocks[{"train": (place != 19) & (place != 9), "test": place == 19}[name]]
 
 
-def _windows(share: np.ndarray, starts: np.ndarray, length: int) -> Tensor:
-    """(len(starts), length) int64."""
-    return torch.from_numpy(share[starts[:, None] + np.arange(length)].astype(np.int64))
+def _windows(share: np.ndarray, n: int, length: int, draw: np.random.Generator) -> Tensor:
+    """(n, length) int64, drawn at random, each inside one block."""
+    block = draw.integers(0, len(share), n)
+    start = draw.integers(0, _BLOCK - length + 1, n)
+    return torch.from_numpy(share[block[:, None], start[:, None] + np.arange(length)].astype(np.int64))
 
 
 def _test_windows(source: Text, recipe: Recipe) -> Tensor:
-    """Evenly spread over the test share, the same for every arm and seed."""
-    share = _shares(source)[2]
-    starts = np.linspace(0, share.size - recipe.window, recipe.windows).astype(np.int64)
-    return _windows(share, starts, recipe.window)
+    """The same for every arm and seed."""
+    return _windows(_share(source, "test"), recipe.windows, recipe.window, np.random.default_rng(0))
 
 
 def _calibration(source: Text, recipe: Recipe, seed: int) -> Tensor:
-    """Drawn at random from the training share by the seed."""
-    share = _shares(source)[0]
-    starts = np.random.default_rng([seed, 3]).integers(0, share.size - recipe.calibration_length, recipe.calibration)
-    return _windows(share, starts, recipe.calibration_length)
+    """Drawn from the training share by the seed."""
+    draw = np.random.default_rng([seed, 3])
+    return _windows(_share(source, "train"), recipe.calibration, recipe.calibration_length, draw)
 
 
 def _trained(base: str, seed: int, recipe: Recipe, source: Text, progress: Progress | None = None) -> dict[str, Tensor]:
@@ -175,7 +176,7 @@ def _trained(base: str, seed: int, recipe: Recipe, source: Text, progress: Progr
         torch.manual_seed(seed)
         model = apply_method("fused_scan", _language_model(base, None), {"input_ids": torch.zeros(1, 8).long()})
         watch = Watch.start()
-        _fit(model, _shares(source)[0], recipe, seed, _under(progress, f"training {base}, seed {seed}"))
+        _fit(model, _share(source, "train"), recipe, seed, _under(progress, f"training {base}, seed {seed}"))
         blob = io.BytesIO()
         torch.save({"weights": model.state_dict(), "train_s": watch.read()}, blob)
         write_bytes(file, blob.getvalue())
@@ -188,7 +189,7 @@ def _fit(model: nn.Module, share: np.ndarray, recipe: Recipe, seed: int, progres
     draw = np.random.default_rng([seed, 2])
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=0.01)
     for step in range(recipe.steps):
-        ids = _windows(share, draw.integers(0, share.size - recipe.length - 1, recipe.batch), recipe.length + 1)
+        ids = _windows(share, recipe.batch, recipe.length + 1, draw)
         warm = min(1.0, (step + 1) / max(1.0, 0.1 * recipe.steps))
         for group in optimizer.param_groups:
             group["lr"] = recipe.lr * warm * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))

@@ -27,7 +27,7 @@ __all__ = ["ARMS", "SEEDS", "build", "grid", "run"]
 SIZE, PATCH, DIM, DEPTH, HEADS = 32, 4, 96, 5, 3
 OLD_CLASSES = (0, 1, 2, 3, 4)
 _PRETRAIN_SEED = 20_000
-_LRS = (5e-4, 2e-3, 8e-3)
+_LRS = (1e-3, 4e-3, 1.6e-2)
 
 ARMS: dict[Budget, tuple[str, ...]] = {
     "demo": ("full", "last_layer", "lora", "lbp_wht:order=4"),
@@ -44,7 +44,7 @@ ARMS: dict[Budget, tuple[str, ...]] = {
 SEEDS: dict[Budget, tuple[int, ...]] = {"demo": (0,), "quick": (0, 1, 2), "full": (0, 1, 2, 3, 4)}
 RECIPES: dict[Budget, Recipe] = {
     "demo": Recipe(train=512, val=0, test=1000, epochs=3, batch=32, lrs=(2e-3,)),
-    "quick": Recipe(train=1500, val=1000, test=4000, epochs=5, batch=32, lrs=_LRS),
+    "quick": Recipe(train=1200, val=500, test=2000, epochs=4, batch=32, lrs=_LRS),
     "full": Recipe(train=3000, val=2000, test=10_000, epochs=10, batch=32, lrs=_LRS),
 }
 PRETRAIN: dict[Budget, Recipe] = {
