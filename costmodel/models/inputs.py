@@ -1,0 +1,144 @@
+"""What the user asked for, and example inputs of that size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CostmodelError, UnknownName
+from .step import MODES
+
+__all__ = ["DTYPES", "Loaded", "Wanted", "image", "make_on", "parse_size", "refuse", "token_ids", "unknown"]
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
+DEVICES = ("cpu", "meta")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model and what to call it with.
+
+    Attributes:
+        name: the spec that it was loaded by.
+        model: the module, in training mode for ``train`` and evaluation mode otherwise.
+        args, kwargs: example inputs; ``model(*args, **kwargs)`` runs.
+        task: ``image``, ``text`` or ``other``: what the first input is.
+        source: where the definition comes from, with its version, such as ``timm 1.0.31``.
+    """
+
+    name: str
+    model: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    task: str
+    source: str
+
+    @property
+    def inputs(self) -> Any:
+        """The example inputs in the form that `costmodel.capture` takes: keyword arguments if there are any."""
+        if self.args and self.kwargs:
+            return self.args, self.kwargs
+        return self.kwargs if self.kwargs else self.args
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The settings of one `load_model` call, checked.
+
+    Attributes:
+        mode: ``infer``, ``train``, ``prefill`` or ``decode``.
+        batch: samples in the example inputs.
+        input_size: C, H, W (or what the model takes) without the batch; None: the model's own.
+        seq: tokens; None: the model's own.
+        dtype: of parameters, buffers and inputs that are floating point.
+        device: ``cpu``, or ``meta`` for shapes without memory.
+    """
+
+    mode: str = "infer"
+    batch: int = 1
+    input_size: tuple[int, ...] | None = None
+    seq: int | None = None
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+
+    @classmethod
+    def of(cls, mode: str, batch: int, input_size: str | None, seq: int | None, dtype: str, device: str) -> Wanted:
+        """Check what the command line gives; raises with what is allowed."""
+        if mode not in MODES:
+            raise UnknownName("mode", mode, MODES)
+        if dtype not in DTYPES:
+            raise UnknownName("dtype", dtype, DTYPES, hint="(int8 and int4 are methods: --method quamba)")
+        if device not in DEVICES:
+            raise UnknownName("place to build a model", device, DEVICES)
+        for name, value in (("batch", batch), ("seq", seq)):
+            if value is not None and value < 1:
+                raise CostmodelError(f"{name} must be at least 1, not {value}")
+        size = None if input_size is None else parse_size(input_size)
+        return cls(mode, batch, size, seq, DTYPES[dtype], device)
+
+
+def parse_size(text: str) -> tuple[int, ...]:
+    """``3x224x224`` to ``(3, 224, 224)``.
+
+    >>> parse_size("3x16x112x112")
+    (3, 16, 112, 112)
+    """
+    parts = text.lower().split("x")
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise CostmodelError(f"input size {text!r} is not like 3x224x224 (channels x height x width, no batch)")
+    return tuple(int(part) for part in parts)
+
+
+def image(wanted: Wanted, *size: int) -> Tensor:
+    """Normal noise of shape [batch, *size], float32 (`load_model` converts it)."""
+    return torch.randn(wanted.batch, *size, device=wanted.device)
+
+
+def token_ids(wanted: Wanted, vocab: int, seq: int) -> Tensor:
+    """Uniform token ids, int64 [batch, seq]; [batch, 1] in ``decode``, where a step reads one token."""
+    length = 1 if wanted.mode == "decode" else seq
+    return torch.randint(vocab, (wanted.batch, length), device=wanted.device)
+
+
+def make_on(device: str, make: Callable[[], nn.Module]) -> nn.Module:
+    """Call `make` so that its parameters are on `device`.
+
+    Some constructors read a value (``.item()`` on a drop-path schedule, an initialiser that copies), which ``meta``
+    tensors do not have: those models are built in memory and then dropped.
+    """
+    if device == "meta":
+        try:
+            with torch.device("meta"):
+                return make()
+        except (RuntimeError, NotImplementedError):
+            return make().to("meta")
+    return make()
+
+
+def refuse(spec: str, wanted: Wanted, **not_taken: str) -> None:
+    """Raise if `wanted` sets something that this model does not have: it would be ignored in silence.
+
+    Args:
+        not_taken: attribute of `wanted` to the reason, such as ``seq="reads images"``; ``cache=`` refuses the modes
+            that need a cache.
+    """
+    for name, why in not_taken.items():
+        if name == "cache" and wanted.mode in {"prefill", "decode"}:
+            raise CostmodelError(f"{spec} {why}; mode {wanted.mode!r} needs a causal model with a cache: use 'infer'")
+        if name != "cache" and getattr(wanted, name) is not None:
+            option = "--" + name.replace("_", "-")
+            raise CostmodelError(f"{spec} {why}: leave {option} out")
+
+
+def unknown(what: str, given: str, names: Iterable[str], family: str) -> NoReturn:
+    """Raise `UnknownName` with the near names, and no more than a handful if none is near."""
+    from difflib import get_close_matches
+
+    known = list(names)
+    near = get_close_matches(given, known, n=4, cutoff=0.5) or known[:8]
+    hint = f"({len(known)} in all: costmodel models {family})" if len(known) > len(near) else ""
+    raise UnknownName(what, given, near, hint=hint)
