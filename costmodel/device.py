@@ -16,7 +16,7 @@ from .errors import FileError, UnknownName
 
 __all__ = [
     "Cache", "Cluster", "Device", "Energy", "Fit", "Gpu", "Interval", "KindFit", "Memory", "Number", "Runtime",
-    "devices", "load_device", "profile_folders", "user_profiles",
+    "core_flops_per_cycle", "devices", "load_device", "profile_folders", "user_profiles",
 ]  # fmt: skip
 
 SCHEMA = 1
@@ -301,6 +301,12 @@ def _toml(path: Path) -> dict[str, Any]:
         raise FileError(path, "", "no such file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, RecursionError) as error:
         raise FileError(path, "", f"is not TOML: {error}") from None
+
+
+def core_flops_per_cycle(core: str) -> dict[str, float]:
+    """FLOPs a cycle by unit of a core in ``cores/``, for a machine that is detected and not described."""
+    table = _toml(_shipped() / "cores" / f"{core}.toml")["core"]["flops_per_cycle"]
+    return {unit: float(number["value"]) for unit, number in table.items()}
 
 
 def _inherit_base(path: Path, document: dict[str, Any], above: tuple[str, ...] = ()) -> dict[str, Any]:

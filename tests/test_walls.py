@@ -14,11 +14,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # The data flows down this page; a file imports only from rows above its own (DESIGN.md §1).
 ROWS = (
-    ("errors", "units"),
+    ("errors", "units", "toml"),
     ("core",),
     ("costs",),
     ("graph",),
-    ("device", "runs", "host"),
+    ("device", "runs", "host", "peaks"),
     ("lower",),
     ("footprint",),
     ("estimate",),
