@@ -1,0 +1,122 @@
+"""From a row of somebody's table to the op graph of what was run: names resolved, step rebuilt, trace kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from importlib.metadata import version
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from ..capture import capture
+from ..errors import CostmodelError, FileError
+from ..graph import OpGraph, load
+from ..methods import apply_method
+from ..models import load_model, resolve_alias
+from ..runs import Run
+from .job import Job
+
+__all__ = ["graph_of_run", "job_of", "trace_cache", "traced"]
+
+# What tables call a precision, and the dtype of the step that is rebuilt for it.
+_DTYPES = {"amp-fp16": "float16", "amp-bf16": "bfloat16", "auto": "float32"}
+_SPEC_MARKS = (":", "/", ".pt2", ".py")
+_REVISION = 1  # of what a cached trace holds; a new one leaves older traces unread
+
+
+def job_of(run: Run) -> Job:
+    """The step that `run` measured, as options of the command line.
+
+    A name with a family (``timm:…``) is a spec already; any other is looked up in the table of what published files
+    call it. Without a batch it is 1.
+
+    Raises:
+        CostmodelError: says why the row cannot be rebuilt.
+    """
+    dtype = _DTYPES.get(run.dtype, run.dtype)
+    if dtype not in ("float32", "float16", "bfloat16", "float64"):
+        raise CostmodelError(f"dtype {run.dtype!r} has no rebuild: the network was quantized by the runtime")
+    tokens = run.input_size.removeprefix("seq") if run.input_size.startswith("seq") else ""
+    return Job(
+        model=run.model if _is_spec(run.model) else resolve_alias(run.model, run.meta.get("source") or None),
+        mode=run.mode,
+        method=run.method,
+        batch=run.batch or 1,
+        input_size=None if tokens else run.input_size or None,
+        seq=int(tokens) if tokens.isdigit() else None,
+        dtype=dtype,
+        threads=run.threads or 1,
+    )
+
+
+def graph_of_run(run: Run) -> OpGraph:
+    """The op graph of what `run` measured, from the cache of traces or traced now."""
+    return traced(job_of(run))
+
+
+def traced(job: Job) -> OpGraph:
+    """The trace of a job, kept in `trace_cache`; weights are never made (they are on the meta device)."""
+    path = trace_cache() / f"{_key(job)}.json.gz"
+    if path.exists():
+        try:
+            return load(path)
+        except FileError:
+            path.unlink(missing_ok=True)  # an older format
+    graph = _trace(job)
+    graph.save(path)
+    return graph
+
+
+def trace_cache() -> Path:
+    """Folder of cached traces: ``$COSTMODEL_HOME/traces``, else the user's cache."""
+    home = os.environ.get("COSTMODEL_HOME")
+    return (Path(home) if home else user_cache_path("costmodel", appauthor=False)) / "traces"
+
+
+def _trace(job: Job) -> OpGraph:
+    try:
+        loaded = load_model(
+            job.model,
+            mode=job.mode,
+            batch=job.batch,
+            input_size=job.input_size,
+            seq=job.seq,
+            dtype=job.dtype,
+            device="meta",
+        )
+        model = loaded.model if job.method is None else apply_method(job.method, loaded.model, loaded.inputs)
+        return capture(
+            model,
+            loaded.inputs,
+            mode=job.mode,
+            optimizer=job.optimizer,
+            seq=job.seq,
+            name=job.model,
+            method=job.method,
+        )
+    except CostmodelError:
+        raise
+    except (NotImplementedError, RuntimeError, TypeError, ValueError, AssertionError):
+        return job.trace()  # initialisers that need values: build it for real
+
+
+def _key(job: Job) -> str:
+    what = {k: v for k, v in job.as_dict().items() if k != "threads"}  # a graph does not depend on threads
+    libraries = {name: version(name) for name in ("torch", "timm", "transformers") if _installed(name)}
+    text = json.dumps([_REVISION, what, libraries], sort_keys=True)
+    stem = "".join(c if c.isalnum() else "_" for c in job.name)[:60]
+    return f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _installed(name: str) -> bool:
+    try:
+        version(name)
+    except ImportError:  # PackageNotFoundError is one
+        return False
+    return True
+
+
+def _is_spec(name: str) -> bool:
+    return any(mark in name for mark in _SPEC_MARKS)
