@@ -31,7 +31,7 @@ from .errors import CaptureError, CostmodelError
 from .graph import GraphMeta, OpGraph
 from .models.step import Loss, Step, as_call, make_step
 
-__all__ = ["capture", "capture_step"]
+__all__ = ["Recorder", "capture", "capture_step"]
 
 # Bookkeeping of the dispatcher and of profilers: no work, no memory.
 IGNORED_NAMESPACES = frozenset({"prim", "profiler"})
@@ -45,7 +45,7 @@ IGNORED_OPS = frozenset(
 )
 
 
-class _Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):
     """Records every op into an `OpGraph`, and every storage's birth and death."""
 
     def __init__(self, graph: OpGraph) -> None:
@@ -258,7 +258,7 @@ def _fake_inputs(inputs: Any, mode: FakeTensorMode) -> Any:
 
 
 @contextmanager
-def _module_stack(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
+def _module_stack(model: nn.Module, recorder: Recorder) -> Iterator[None]:
     """Keep `recorder.modules` at the dotted path of the module whose forward runs."""
     names = {id(module): name for name, module in model.named_modules()}
 
@@ -346,7 +346,7 @@ def capture_step(step: Step, fake: FakeTensorMode, *, name: str, method: str | N
             producer=f"torch {torch.__version__}",
         )
     )
-    recorder = _Recorder(graph)
+    recorder = Recorder(graph)
     _declare(recorder, step)
 
     @contextmanager
@@ -369,7 +369,7 @@ def capture_step(step: Step, fake: FakeTensorMode, *, name: str, method: str | N
     return graph
 
 
-def _train(recorder: _Recorder, step: Step) -> Tensor:
+def _train(recorder: Recorder, step: Step) -> Tensor:
     """A training step in steady state, one of many and not the first: optimizer state and kept gradients exist."""
     if step.keep_gradients:
         with step.pause():
@@ -412,7 +412,7 @@ def _errors_named(model: nn.Module) -> Iterator[None]:
         ) from error
 
 
-def _declare(recorder: _Recorder, step: Step) -> None:
+def _declare(recorder: Recorder, step: Step) -> None:
     """Parameters, buffers and inputs exist before the step."""
     for name, parameter in step.model.named_parameters():
         recorder.storage(parameter, "parameter", name, birth=-1)
@@ -436,7 +436,7 @@ def _leaves(value: Any, depth: int = 0) -> Iterator[Tensor]:
         yield from _leaves(vars(value), depth + 1)
 
 
-def _declare_optimizer_state(recorder: _Recorder, step: Step) -> None:
+def _declare_optimizer_state(recorder: Recorder, step: Step) -> None:
     assert step.optimizer is not None
     for state in step.optimizer.state.values():
         for leaf in _leaves(dict(state)):
@@ -450,7 +450,7 @@ def _mark_saved(graph: OpGraph) -> None:
             graph.storage_role[s] = "activation"
 
 
-def _mark_gradients(recorder: _Recorder, step: Step) -> None:
+def _mark_gradients(recorder: Recorder, step: Step) -> None:
     for parameter in step.model.parameters():
         if parameter.grad is not None:
             number = recorder.storage(parameter.grad, "gradient")

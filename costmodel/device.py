@@ -121,7 +121,11 @@ class Interval(_Strict):
 
 
 class Fit(_Strict):
-    """A calibration for one thread count: what it was fitted on, and its constants by algorithm class."""
+    """A calibration for one thread count: what it was fitted on, and its constants by algorithm class.
+
+    `kappa` is the share of `cold_s` that an op pays inside a model, `whole` the factor of a model over the sum of its
+    ops, `capacity_bytes` the effective size of each cache, by level.
+    """
 
     threads: int = Field(ge=1, le=1024)
     dtype: str = "float32"
@@ -134,6 +138,7 @@ class Fit(_Strict):
     noise: NonNegative | None = None
     kappa: NonNegative = 1.0
     whole: Positive = 1.0
+    capacity_bytes: dict[str, Positive] = {}
     kinds: dict[str, KindFit] = {}
 
 

@@ -263,6 +263,8 @@ def cpu_rates(device: Device, runtime: Runtime, lowered: Lowered) -> CpuRates:
     fit = _fit_for(runtime, threads, lowered.graph.meta.dtype)
     capacity, read, write = _level_rates(device, runtime, threads)
     names = levels_of(device)
+    if fit is not None:
+        capacity = [fit.capacity_bytes.get(level, size) for level, size in zip(names, capacity)]
     rates = CpuRates(
         overhead_s=np.full(len(kinds), runtime.overhead_s.value),
         cold_s=np.zeros(len(kinds)),

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,11 +18,7 @@ from costmodel.core.table import UNITS, CpuRates, GpuRates, OpTable
 from costmodel.core.timeline import two_queues
 from costmodel.core.traffic import reuse_distance
 
-_spec = importlib.util.spec_from_file_location("naive_pricing", Path(__file__).parent / "naive" / "pricing.py")
-assert _spec is not None
-assert _spec.loader is not None
-naive = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(naive)
+from .naive import pricing as naive
 
 KINDS, TERMS, LEVELS = 3, 4, 3
 

@@ -50,7 +50,7 @@ def price_cpu(table: OpTable, distance: F8, rates: CpuRates) -> tuple[F8, F8]:
                 parts[i, 2 + level] += part
                 traffic += part
                 left = missed
-        overhead = table.calls[i] * (rates.overhead_s[k] + rates.cold_s[k])
+        overhead = rates.overhead_s[k] + rates.cold_s[k]
         parts[i, 0] = overhead
         parts[i, 1] = compute
         seconds[i] = overhead + max(compute, traffic) + (1.0 - rates.overlap[k]) * min(compute, traffic)
@@ -101,7 +101,7 @@ def sweep_cpu(
                     left = missed
             c = compute[i] * compute_scale[v]
             traffic *= traffic_scale[v]
-            overhead = table.calls[i] * (rates.overhead_s[k] + rates.cold_s[k]) * overhead_scale[v]
+            overhead = (rates.overhead_s[k] + rates.cold_s[k]) * overhead_scale[v]
             answer += overhead + max(c, traffic) + (1.0 - rates.overlap[k]) * min(c, traffic)
         total[v] = answer
     return total

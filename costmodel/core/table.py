@@ -24,7 +24,7 @@ class OpTable(NamedTuple):
         unit: (n,) number of the execution unit in `UNITS`.
         flops: (n,) operations of the result.
         work: (n,) operations that the hardware issues, padded to the micro-kernel.
-        calls: (n,) kernels launched or library calls made.
+        calls: (n,) kernels launched on a GPU.
         tiles: (n,) output tiles, for wave quantisation on a GPU.
         term_ptr, term, amount: features of the time model; op i has ``term[term_ptr[i]:term_ptr[i + 1]]``.
         use_ptr, use_storage, use_bytes, use_write: operands; bytes read from or written to each storage.

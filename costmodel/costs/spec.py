@@ -84,7 +84,7 @@ class Cost:
         write: bytes that are written of each output; None means all of each. A view writes (0, ...).
         workspace: bytes that the op takes from torch's allocator while it runs and gives back at its end.
         scratch: bytes that the op's library takes outside torch's allocator (oneDNN, MKL): in RSS, not in live.
-        calls: kernels launched on a GPU, library calls on a CPU.
+        calls: kernels launched on a GPU.
     """
 
     flops: int

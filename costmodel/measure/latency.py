@@ -47,6 +47,12 @@ class Samples:
         """The same quantile of processor seconds."""
         return float(np.quantile(self._kept(self.cpu_s), LOW_QUANTILE))
 
+    @property
+    def spread(self) -> float:
+        """Half the interquartile range of the wall seconds over their median, as a fraction."""
+        low, mid, high = np.quantile(self.wall_s, (0.25, 0.5, 0.75))
+        return float(0.5 * (high - low) / mid)
+
 
 def pinned_allocator() -> dict[str, str]:
     """Environment under which glibc keeps freed memory: no page faults in steady state, so repeats are alike.

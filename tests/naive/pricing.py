@@ -54,7 +54,7 @@ def price_cpu(table: Any, distance: Any, rates: Any) -> tuple[list[float], list[
                 rate = (rates.write_s if write else rates.read_s)[k][level]
                 by_level[level] += size * (reach[level] - reach[level + 1]) * rate
         traffic = sum(by_level)
-        overhead = table.calls[i] * (rates.overhead_s[k] + rates.cold_s[k])
+        overhead = rates.overhead_s[k] + rates.cold_s[k]
         hidden = rates.overlap[k] * min(compute, traffic)
         seconds.append(overhead + compute + traffic - hidden)
         parts.append([overhead, compute, *by_level])

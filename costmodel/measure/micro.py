@@ -1,0 +1,216 @@
+"""Isolated ops timed in three states of the caches: what `calibrate` fits.
+
+**hot**: the op again and again. **warm**: after 64 MB of other data went by, with the activations touched again: what a
+model's layer finds (weights cold, input just written). **cold**: after the 64 MB, nothing touched. After other data
+went by, the op's code is cold as well; the fit separates the two because it sees hot, warm and cold together
+(LATENCY.md, micro-benchmark design).
+
+``python -m costmodel.measure.micro`` is the process that measures: it writes one JSON line a point to a file, and goes
+on where an earlier run was stopped.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..capture import Recorder
+from ..errors import CostmodelError
+from ..graph import OpGraph
+from .latency import pinned_allocator
+from .micro_ops import GENERATORS, Call, Shapes
+
+__all__ = ["FLUSH_BYTES", "measure_points", "plan"]
+
+# More than the last-level cache of any device here: what is not touched after it comes from DRAM.
+FLUSH_BYTES = 64 << 20
+_REPEATS = {"hot": 9, "warm": 3, "cold": 2}
+
+
+def plan(points: int, train: bool) -> list[tuple[str, int]]:
+    """Generator and seed of each point, spread evenly, so that a run cut short has some of each."""
+    names = [n for n, (_, _, training) in GENERATORS.items() if train or not training]
+    share = np.array([GENERATORS[n][1] for n in names])
+    counts = np.maximum(2, np.round(points * share / share.sum())).astype(int)
+    slots = [((i + 0.5) / count, name, i) for name, count in zip(names, counts) for i in range(count)]
+    return [(name, i) for _, name, i in sorted(slots)]
+
+
+def _touch(value: Any) -> None:
+    if isinstance(value, torch.Tensor):
+        value.sum()
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _touch(item)
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _describe(call: Call) -> dict[str, Any] | None:
+    """The op as it is traced: name, tensors, attributes, the storage and coldness of each operand; None for several."""
+    graph = OpGraph()
+    recorder = Recorder(graph)
+    with recorder:
+        call.func(*call.args)
+    recorder.close()
+    if len(graph) != 1:
+        return None
+    weight = [i in call.weights for i, value in enumerate(call.args) for _ in _tensors(value)]
+
+    def tensor(number: int) -> list[Any]:
+        g = graph
+        return [list(g.tensor_shape[number]), g.tensor_dtype[number], list(g.tensor_stride[number])]
+
+    inputs = graph.op_inputs[0]
+    return {
+        "op": graph.op_name[0],
+        "inputs": [tensor(t) for t in inputs],
+        "outputs": [tensor(t) for t in graph.op_outputs[0]],
+        "attrs": graph.op_attrs[0],
+        "storage": [graph.tensor_storage[t] for t in (*inputs, *graph.op_outputs[0])],
+        "weight": weight,
+    }
+
+
+def _time_point(call: Call, flush: np.ndarray) -> dict[str, list[float]]:
+    """Seconds of the repeats in each state."""
+    func, args = call.func, call.args
+    clock = time.perf_counter_ns
+    activations = [a for i, a in enumerate(args) if i not in call.weights]
+    result: dict[str, list[float]] = {"hot": [], "warm": [], "cold": []}
+    func(*args)
+    func(*args)
+    spent = 0.0
+    for repeat in range(_REPEATS["hot"]):
+        t0 = clock()
+        func(*args)
+        result["hot"].append((clock() - t0) / 1e9)
+        spent += result["hot"][-1]
+        if spent > 0.15 and repeat >= 2:
+            break
+    if result["hot"][-1] > 0.05:  # larger than any cache: the states are the same
+        return result
+    for state in ("warm", "cold"):
+        for _ in range(_REPEATS[state]):
+            out = func(*args)  # where the next output goes: freed below, taken again by the timed call
+            flush.sum()
+            if state == "warm":
+                _touch(activations)
+                for t in _tensors(out):
+                    t.zero_() if t.numel() else None
+            del out
+            t0 = clock()
+            func(*args)
+            result[state].append((clock() - t0) / 1e9)
+    return result
+
+
+def _run(path: Path, points: int, train: bool, threads: int, dtype: torch.dtype, seconds: float) -> None:
+    """Measure what `path` does not hold yet, a line a point, until done or out of time."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    done = {(p["generator"], p["seed"]) for p in read_points(path)}
+    todo = [p for p in plan(points, train) if p not in done]
+    flush = np.ones(FLUSH_BYTES // 8)
+    gc.disable()
+    end = time.monotonic() + seconds
+    with open(path, "a") as file, torch.no_grad():
+        for n, (name, seed) in enumerate(todo):
+            if time.monotonic() > end:
+                break
+            shapes = Shapes(hash_seed(name, seed), dtype)
+            call = GENERATORS[name][0](shapes)
+            described = _describe(call)
+            if described is not None:
+                timed = _time_point(call, flush)
+                file.write(json.dumps({"generator": name, "seed": seed, **described, **timed}) + "\n")
+                file.flush()
+            sys.stdout.write(f"{len(done) + n + 1} {len(done) + len(todo)} {name}\n")
+            sys.stdout.flush()
+
+
+def hash_seed(name: str, seed: int) -> int:
+    """The same number for the same point on every machine (`hash` of a string is not)."""
+    return sum(ord(c) * 131**i for i, c in enumerate(name)) % (1 << 31) + 7919 * seed
+
+
+def read_points(path: Path) -> list[dict[str, Any]]:
+    """Points measured so far; a line that was cut off by a kill is dropped."""
+    points = []
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                points.append(json.loads(line))
+            except ValueError:
+                continue
+    return points
+
+
+def measure_points(
+    path: Path,
+    *,
+    points: int,
+    train: bool,
+    threads: int = 1,
+    dtype: str = "float32",
+    seconds: float = 300.0,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Measure isolated ops in a fresh process, into `path`, which an interrupted run leaves usable.
+
+    Args:
+        path: JSON lines; what is there is kept and not measured again.
+        points: about how many in all.
+        train: also the ops that only training runs.
+        threads, dtype: of torch.
+        seconds: stop after that.
+        progress: called with done, total and the generator's name.
+
+    Returns:
+        Every point in `path`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    request = {"path": str(path), "points": points, "train": train, "threads": threads, "dtype": dtype}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **pinned_allocator()}
+    command = [sys.executable, "-m", "costmodel.measure.micro", json.dumps({**request, "seconds": seconds})]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            done, total, name = line.split()
+            if progress is not None:
+                progress(int(done), int(total), name)
+        _, said = process.communicate()
+    if process.returncode:
+        last = said.strip().splitlines()[-1] if said.strip() else f"status {process.returncode}"
+        raise CostmodelError(f"the calibrating process died: {last}; what it measured is kept, run the command again")
+    return read_points(path)
+
+
+if __name__ == "__main__":
+    _request = json.loads(sys.argv[1])
+    _run(
+        Path(_request["path"]),
+        _request["points"],
+        _request["train"],
+        _request["threads"],
+        getattr(torch, _request["dtype"]),
+        _request["seconds"],
+    )

@@ -1,0 +1,451 @@
+"""Isolated ops at random shapes, for calibration: log-uniform sizes, never a model's own shapes.
+
+A generator takes a `Shapes` and returns one aten call. The op that it makes is recorded as it is traced in a model, so
+its formula, algorithm class and features are the ones that will be priced; nothing here says what an op costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["GENERATORS", "Call", "Shapes"]
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Call:
+    """One op to time: `func(*args)`; `weights` are the positions in `args` that a model keeps and others evict."""
+
+    func: Any
+    args: tuple[Any, ...]
+    weights: tuple[int, ...] = ()
+
+
+class Shapes:
+    """Random sizes and tensors from one seed.
+
+    Args:
+        seed: of this point.
+        dtype: of the floating-point tensors.
+    """
+
+    def __init__(self, seed: int, dtype: torch.dtype) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.dtype = dtype
+
+    def size(self, low: float, high: float, multiple: int = 1) -> int:
+        """Log-uniform between `low` and `high`, a multiple of `multiple`."""
+        value = float(np.exp(self.rng.uniform(np.log(low), np.log(high))))
+        return max(multiple, round(value / multiple) * multiple)
+
+    def pick(self, *choices: Any) -> Any:
+        return choices[int(self.rng.integers(len(choices)))]
+
+    def channels(self, low: float = 8, high: float = 1024) -> int:
+        """Mostly multiples of 8 or 16, as nets have; sometimes odd."""
+        return self.size(low, high, self.pick(8, 8, 16, 16, 32, 32, 2))
+
+    def batch(self) -> int:
+        return int(self.pick(1, 1, 1, 2, 4, 4, 8, 16))
+
+    def tensor(self, *shape: int) -> Tensor:
+        return torch.randn(shape).to(self.dtype)
+
+    def image(self, most: float = 6e6) -> tuple[int, int, int]:
+        """Batch, channels and side of a feature map of at most `most` elements."""
+        while True:
+            b, c, h = self.batch(), self.channels(), self.size(4, 118)
+            if b * c * h * h <= most:
+                return b, c, h
+
+    def any_shape(self, most: float = 6e6) -> tuple[int, ...]:
+        """A feature map, a token grid or a vector."""
+        kind = self.pick("image", "tokens", "vector")
+        if kind == "image":
+            b, c, h = self.image(most)
+            return b, c, h, h
+        if kind == "tokens":
+            return self.batch(), self.size(8, 400), self.channels(32, 2048)
+        return (self.size(8, 4e6),)
+
+
+# Matrix products
+
+
+def _gemm_sizes(s: Shapes, skinny: bool) -> tuple[int, int, int]:
+    while True:
+        m = s.size(2, 16) if skinny else s.size(17, 4096)
+        n, k = s.channels(16, 4096), s.channels(16, 4096)
+        if 2 * m * n * k < 3e9 and n * k < 8e6:
+            return m, n, k
+
+
+def _linear(s: Shapes, m: int, n: int, k: int) -> Call:
+    return Call(aten.addmm.default, (s.tensor(n), s.tensor(m, k), s.tensor(n, k).t()), (0, 2))
+
+
+def gemm_nt(s: Shapes) -> Call:
+    return _linear(s, *_gemm_sizes(s, False))
+
+
+def gemm_nn(s: Shapes) -> Call:
+    m, n, k = _gemm_sizes(s, False)
+    return Call(aten.mm.default, (s.tensor(m, k), s.tensor(k, n)), (1,))
+
+
+def gemm_tn(s: Shapes) -> Call:
+    m, n, k = _gemm_sizes(s, False)
+    return Call(aten.mm.default, (s.tensor(m, k).t(), s.tensor(m, n)))
+
+
+def gemm_skinny(s: Shapes) -> Call:
+    return _linear(s, *_gemm_sizes(s, True))
+
+
+def gemv(s: Shapes) -> Call:
+    return _linear(s, 1, s.channels(16, 4096), s.channels(16, 4096))
+
+
+def bmm(s: Shapes) -> Call:
+    heads, rows, cols, depth = s.size(1, 96), s.size(16, 400), s.size(16, 400), s.channels(16, 128)
+    if s.pick(True, False):
+        depth, cols = cols, depth
+    right = s.tensor(heads, cols, depth).transpose(1, 2) if s.pick(True, False) else s.tensor(heads, depth, cols)
+    return Call(aten.bmm.default, (s.tensor(heads, rows, depth), right))
+
+
+def attention(s: Shapes) -> Call:
+    shape = (s.batch(), s.size(2, 16), s.size(16, 400), s.channels(16, 96))
+    q, k, v = (s.tensor(*shape) for _ in range(3))
+    return Call(aten._scaled_dot_product_flash_attention_for_cpu.default, (q, k, v))
+
+
+def attention_backward(s: Shapes) -> Call:
+    _, (q, k, v), _ = (call := attention(s)).func, call.args, call.weights
+    out, lse = aten._scaled_dot_product_flash_attention_for_cpu.default(q, k, v)
+    backward = aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+    return Call(backward, (torch.randn_like(out), q, k, v, out, lse, 0.0, False))
+
+
+# Convolutions
+
+
+def _conv(s: Shapes, c: int, o: int, h: int, k: int, stride: int, groups: int, b: int | None = None) -> Call:
+    x = s.tensor(s.batch() if b is None else b, c, h, h)
+    w = s.tensor(o, c // groups, k, k)
+    pad = k // 2 if k < 8 else 0
+    bias = s.tensor(o) if s.pick(True, False, False) else None
+    args = (x, w, bias, [stride] * 2, [pad] * 2, [1, 1], False, [0, 0], groups)
+    return Call(aten.convolution.default, args, (1, 2))
+
+
+def _conv_sizes(s: Shapes, k: int, groups: int = 1) -> tuple[int, int, int]:
+    while True:
+        c, o, h = s.channels(8, 1024), s.channels(8, 1024), s.size(max(4, k), 118)
+        if 2 * c * o * h * h * k * k / groups < 1.2e9 and c * h * h < 2e6 and o * h * h < 3e6:
+            return c, o, h
+
+
+def conv_pointwise(s: Shapes) -> Call:
+    c, o, h = _conv_sizes(s, 1)
+    return _conv(s, c, o, h, 1, 1, 1, min(s.batch(), 8))
+
+
+def conv_direct(s: Shapes) -> Call:
+    k = s.pick(3, 3, 3, 5)
+    c, o, h = _conv_sizes(s, k)
+    return _conv(s, c, o, h, k, s.pick(1, 1, 1, 2), 1)
+
+
+def conv_im2col(s: Shapes) -> Call:
+    h = s.size(4, 14)
+    return _conv(s, s.channels(8, max(9, 20000 / h**2)), s.channels(8, 512), h, 3, 1, 1, 1)
+
+
+def conv_1x1_strided(s: Shapes) -> Call:
+    c, o, h = _conv_sizes(s, 1)
+    return _conv(s, c, o, h, 1, 2, 1)
+
+
+def conv_stem(s: Shapes) -> Call:
+    k, stride = s.pick((3, 2), (7, 2), (4, 4), (16, 16), (3, 1), (7, 4))
+    return _conv(s, s.pick(3, 3, 1, 4), s.channels(16, 96 if k < 16 else 768), s.size(48, 240), k, stride, 1)
+
+
+def conv_depthwise(s: Shapes) -> Call:
+    _, c, h = s.image(2e6)
+    return _conv(s, c, c, h, s.pick(3, 3, 5, 7), s.pick(1, 1, 2), c)
+
+
+def conv_grouped(s: Shapes) -> Call:
+    width = s.pick(4, 8, 16, 24, 32)
+    while True:
+        groups, h = s.size(2, 32), s.size(7, 60)
+        if groups * width * h * h < 1e6:
+            return _conv(s, groups * width, groups * width, h, 3, s.pick(1, 1, 2), groups)
+
+
+def _backward_of(forward: Callable[[Shapes], Call]) -> Callable[[Shapes], Call]:
+    def conv_backward(s: Shapes) -> Call:
+        x, w, bias, *rest = forward(s).args
+        grad = torch.randn_like(aten.convolution.default(x, w, bias, *rest))
+        sizes = None if bias is None else list(bias.shape)
+        need_input = bool(x.shape[1] > 4 or s.pick(True, False, False))
+        return Call(
+            aten.convolution_backward.default, (grad, x, w, sizes, *rest, [need_input, True, bias is not None]), (2,)
+        )
+
+    return conv_backward
+
+
+# Norms, softmax, pools
+
+
+def batch_norm(s: Shapes, training: bool) -> Call:
+    b, c, h = s.image()
+    w, bias, mean, var = s.tensor(c), s.tensor(c), torch.zeros(c), torch.ones(c)
+    return Call(aten.native_batch_norm.default, (s.tensor(b, c, h, h), w, bias, mean, var, training, 0.1, 1e-5), (1, 2))
+
+
+def batch_norm_eval(s: Shapes) -> Call:
+    return batch_norm(s, False)
+
+
+def batch_norm_train(s: Shapes) -> Call:
+    return batch_norm(s, True)
+
+
+def batch_norm_train_backward(s: Shapes) -> Call:
+    x, w, _, mean, var, *_ = batch_norm(s, True).args
+    saved, inverse = torch.zeros_like(mean), torch.ones_like(mean)
+    args = (torch.randn_like(x), x, w, mean, var, saved, inverse, True, 1e-5, [True, True, True])
+    return Call(aten.native_batch_norm_backward.default, args, (2,))
+
+
+def layer_norm(s: Shapes) -> Call:
+    b, t, c = s.batch(), s.size(8, 800), s.channels(32, 2048)
+    return Call(aten.native_layer_norm.default, (s.tensor(b, t, c), [c], s.tensor(c), s.tensor(c), 1e-5), (2, 3))
+
+
+def layer_norm_backward(s: Shapes) -> Call:
+    call = layer_norm(s)
+    x, shape, w, b, _ = call.args
+    _, mean, rstd = call.func(*call.args)
+    args = (torch.randn_like(x), x, shape, mean, rstd, w, b, [True, True, True])
+    return Call(aten.native_layer_norm_backward.default, args, (5, 6))
+
+
+def softmax(s: Shapes) -> Call:
+    shape = (s.batch(), s.size(1, 16), s.size(4, 400), s.size(8, 800))
+    return Call(s.pick(aten._softmax, aten._softmax, aten._log_softmax).default, (s.tensor(*shape), -1, False))
+
+
+def softmax_backward(s: Shapes) -> Call:
+    out = torch.softmax(s.tensor(s.batch(), s.size(1, 16), s.size(4, 400), s.size(8, 800)).float(), -1).to(s.dtype)
+    func = s.pick(aten._softmax_backward_data, aten._log_softmax_backward_data).default
+    return Call(func, (torch.randn_like(out), out, -1, s.dtype))
+
+
+def max_pool(s: Shapes) -> Call:
+    b, c, h = s.image(2e6)
+    k, stride, pad = s.pick((3, 2, 1), (2, 2, 0), (3, 1, 1)) if h >= 4 else (2, 2, 0)
+    return Call(aten.max_pool2d_with_indices.default, (s.tensor(b, c, h, h).relu(), [k, k], [stride] * 2, [pad] * 2))
+
+
+def max_pool_backward(s: Shapes) -> Call:
+    x, k, stride, pad = max_pool(s).args
+    out, index = aten.max_pool2d_with_indices.default(x, k, stride, pad)
+    args = (torch.randn_like(out), x, k, stride, pad, [1, 1], False, index)
+    return Call(aten.max_pool2d_with_indices_backward.default, args)
+
+
+def average_pool(s: Shapes) -> Call:
+    b, c, h = s.image(2e6)
+    return Call(aten.avg_pool2d.default, (s.tensor(b, c, h, h), [2, 2], [2, 2]))
+
+
+def average_pool_backward(s: Shapes) -> Call:
+    x, k, stride = average_pool(s).args
+    grad = torch.randn_like(aten.avg_pool2d.default(x, k, stride))
+    return Call(aten.avg_pool2d_backward.default, (grad, x, k, stride, [0, 0], False, True, None))
+
+
+# Element by element
+
+
+def elementwise(s: Shapes) -> Call:
+    x = s.tensor(*s.any_shape())
+    name = s.pick("add", "mul", "relu_", "add_", "threshold", "clamp", "mul_scalar", "sub", "sgd", "hardtanh")
+    if name in ("relu_", "clamp"):
+        return Call(aten.relu_.default, (x,)) if name == "relu_" else Call(aten.clamp_min.default, (x, 0.0))
+    if name == "mul_scalar":
+        return Call(aten.mul.Tensor, (x, 0.5))
+    if name == "hardtanh":
+        return Call(aten.hardtanh_.default, (x, 0.0, 6.0))
+    y = torch.randn_like(x)
+    if name == "sgd":
+        return Call(aten.add_.Tensor, (x, y), (0,))
+    if name == "threshold":
+        return Call(aten.threshold_backward.default, (x, y, 0.0))
+    return Call({"add": aten.add, "mul": aten.mul, "add_": aten.add_, "sub": aten.sub}[name].Tensor, (x, y))
+
+
+def elementwise_strided(s: Shapes) -> Call:
+    b, c, h = s.image()
+    x = s.tensor(b, c, h, h)
+    other = s.pick(s.tensor(b, c, 1, 1), s.tensor(c, 1, 1), s.tensor(b, h, h, c).permute(0, 3, 1, 2))
+    return Call(s.pick(aten.mul, aten.add).Tensor, (x, other))
+
+
+def elementwise_transcendental(s: Shapes) -> Call:
+    x = s.tensor(*s.any_shape())
+    name = s.pick("gelu", "gelu", "silu", "sigmoid", "hardswish", "exp", "tanh", "gelu_back", "silu_back", "hs_back")
+    if name.endswith("_back"):
+        func = {"gelu": aten.gelu_backward, "silu": aten.silu_backward, "hs": aten.hardswish_backward}
+        return Call(func[name.removesuffix("_back")].default, (torch.randn_like(x), x))
+    return Call(getattr(aten, name).default, (x,))
+
+
+def reduce_inner(s: Shapes) -> Call:
+    b, c, h = s.image()
+    return Call(s.pick(aten.mean.dim, aten.sum.dim_IntList), (s.tensor(b, c, h, h), [-1, -2], s.pick(True, False)))
+
+
+def reduce_outer(s: Shapes) -> Call:
+    rows, c = s.size(8, 3000), s.channels(16, 2048)
+    return Call(aten.sum.dim_IntList, (s.tensor(rows, c), [0], True))
+
+
+# Movement
+
+
+def copy(s: Shapes) -> Call:
+    return Call(aten.clone.default, (s.tensor(*s.any_shape()),))
+
+
+def copy_rows(s: Shapes) -> Call:
+    b, t, c = s.batch(), s.size(8, 600), s.channels(32, 1024)
+    heads = s.pick(2, 4, 8)
+    c = max(heads, c // heads * heads)
+    moved = s.tensor(b, t, heads, c // heads).transpose(1, 2) if s.pick(True, False) else s.tensor(b, t, 3 * c)[..., :c]
+    return Call(aten.clone.default, (moved,), ())
+
+
+def copy_transpose(s: Shapes) -> Call:
+    b, c, h = s.image()
+    source = s.tensor(b, c, h * h).transpose(1, 2) if s.pick(True, False) else s.tensor(b, h * h, c).transpose(1, 2)
+    out = torch.empty(source.shape, dtype=s.dtype)
+    return Call(aten.copy_.default, (out, source))
+
+
+def roll(s: Shapes) -> Call:
+    b, c, h = s.image()
+    return Call(aten.roll.default, (s.tensor(b, h, h, c), [3, 3], [1, 2]))
+
+
+def pad(s: Shapes) -> Call:
+    b, c, h = s.image(2e6)
+    return Call(aten.constant_pad_nd.default, (s.tensor(b, c, h, h), [1, 1, 1, 1]))
+
+
+def cat(s: Shapes) -> Call:
+    b, _, h = s.image(1.5e6)
+    return Call(aten.cat.default, ([s.tensor(b, s.channels(8, 256), h, h) for _ in range(s.pick(2, 2, 3, 4))], 1))
+
+
+def view(s: Shapes) -> Call:
+    x = s.tensor(4, 8, 6)
+    return s.pick(
+        Call(aten.t.default, (s.tensor(8, 6),)),
+        Call(aten.view.default, (x, [32, 6])),
+        Call(aten.detach.default, (x,)),
+        Call(aten.permute.default, (x, [0, 2, 1])),
+        Call(aten.slice.Tensor, (x, 1, 0, 4)),
+        Call(aten.transpose.int, (x, 0, 1)),
+        Call(aten.unsqueeze.default, (x, 0)),
+        Call(aten.expand.default, (x, [4, 8, 6])),
+        Call(aten.select.int, (x, 0, 1)),
+    )
+
+
+def allocate(s: Shapes) -> Call:
+    return Call(aten.empty.memory_format, ([s.pick(0, 8, 100, 1000)],))
+
+
+def fill(s: Shapes) -> Call:
+    return Call(s.pick(aten.zeros_like, aten.ones_like).default, (s.tensor(*s.any_shape()),))
+
+
+def item(s: Shapes) -> Call:
+    return Call(aten._local_scalar_dense.default, (s.tensor(1)[0],))
+
+
+def embedding(s: Shapes) -> Call:
+    vocab, width = s.size(100, 50_000), s.channels(32, 1024)
+    index = torch.from_numpy(s.rng.integers(0, vocab, (s.batch(), s.size(8, 512))))
+    return Call(aten.embedding.default, (s.tensor(vocab, width), index), (0,))
+
+
+def embedding_backward(s: Shapes) -> Call:
+    vocab, width = s.size(100, 30_000), s.channels(32, 512)
+    index = torch.from_numpy(s.rng.integers(0, vocab, (s.batch(), s.size(8, 256))))
+    grad = s.tensor(*index.shape, width)
+    return Call(aten.embedding_dense_backward.default, (grad, index, vocab, -1, False))
+
+
+def index(s: Shapes) -> Call:
+    rows, width = s.size(16, 4000), s.channels(8, 512)
+    picked = torch.from_numpy(s.rng.integers(0, rows, s.size(16, 4000)))
+    return Call(aten.index.Tensor, (s.tensor(rows, width), [picked]))
+
+
+def loss(s: Shapes) -> Call:
+    n, c = s.size(1, 512), s.size(10, 4000)
+    target = torch.from_numpy(s.rng.integers(0, c, n))
+    return Call(aten.nll_loss_forward.default, (s.tensor(n, c), target, None, 1, -100))
+
+
+def random(s: Shapes) -> Call:
+    return Call(aten.bernoulli_.float, (s.tensor(*s.any_shape(1e6)), 0.9))
+
+
+def scan(s: Shapes) -> Call:
+    return Call(aten.cumsum.default, (s.tensor(s.batch(), s.size(4, 64), s.size(8, 512)), -1))
+
+
+_CONVS = (conv_pointwise, conv_direct, conv_im2col, conv_1x1_strided, conv_stem, conv_depthwise, conv_grouped)
+# name -> (generator, share of the points, used by training only)
+GENERATORS: dict[str, tuple[Callable[[Shapes], Call], float, bool]] = {
+    "gemm_nt": (gemm_nt, 2.0, False),
+    "gemm_nn": (gemm_nn, 2.0, False),
+    "gemm_tn": (gemm_tn, 1.5, True),
+    "gemm_skinny": (gemm_skinny, 1.5, False),
+    "gemv": (gemv, 1.0, False),
+    "bmm": (bmm, 1.5, False),
+    "attention": (attention, 1.0, False),
+    "attention_backward": (attention_backward, 1.0, True),
+    **{f.__name__: (f, w, False) for f, w in zip(_CONVS, (2.5, 3.0, 1.5, 1.0, 1.5, 2.5, 2.0))},
+    **{
+        f"{f.__name__}_backward": (_backward_of(f), w, True)
+        for f, w in zip(_CONVS, (2.5, 3.0, 1.0, 1.5, 1.5, 4.0, 3.0))
+    },
+    **{
+        f.__name__: (f, 1.0, f.__name__.endswith(("backward", "train")) or f in (loss, random))
+        for f in (
+            batch_norm_eval, batch_norm_train, batch_norm_train_backward, layer_norm, layer_norm_backward, softmax,
+            softmax_backward, max_pool, max_pool_backward, average_pool, average_pool_backward, elementwise_strided,
+            elementwise_transcendental, reduce_inner, reduce_outer, copy, copy_rows, copy_transpose, roll, pad, cat,
+            view, fill, embedding, embedding_backward, index, loss, random, scan,
+        )
+    },
+    "elementwise": (elementwise, 2.5, False),
+    "allocate": (allocate, 0.3, False),
+    "item": (item, 0.2, False),
+}  # fmt: skip
