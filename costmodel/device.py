@@ -146,7 +146,10 @@ class Runtime(_Strict):
     """How a framework uses the device: what an op costs before it computes, and how near to peak it comes.
 
     `efficiency` is a share of peak by algorithm class, with ``default`` for the rest; `scale` multiplies the whole
-    step (fitted on whole-model runs), by phase: ``infer``, ``train``, ``prefill``, ``decode``. `frameworks` are
+    step (fitted on whole-model runs), by phase: ``infer``, ``train``, ``prefill``, ``decode``. `class_scale`
+    multiplies the compute and traffic of an algorithm class (not its overhead), found by name as efficiency is.
+    `grouped` says how grouped convolutions run: by a kernel of their own, or in a ``loop`` over groups (a call each).
+    `sample_s` is what a sample takes to be read and decoded, in runs that say they include that. `frameworks` are
     shell patterns (``torch*eager*``, case ignored) of what run files call this runtime.
     """
 
@@ -159,6 +162,9 @@ class Runtime(_Strict):
     bandwidth_efficiency: Number | None = None
     rss_bytes: Number | None = None
     scale: dict[str, Number] = {}
+    class_scale: dict[str, Number] = {}
+    grouped: Literal["kernel", "loop"] = "kernel"
+    sample_s: Number | None = None
     interval: dict[str, Interval]
     fit: tuple[Fit, ...] = ()
 

@@ -15,7 +15,7 @@ from .device import Device, Interval, Runtime
 from .errors import CostmodelError, UnknownName
 from .footprint import Footprint, footprint
 from .graph import OpGraph
-from .lower import UNPRICED, Lowered, cpu_rates, gpu_rates, levels_of, lower, peak_flops_per_s
+from .lower import UNPRICED, Lowered, calls_of, class_scale_of, cpu_rates, gpu_rates, levels_of, lower, peak_flops_per_s
 
 __all__ = ["Coverage", "Estimate", "OpRow", "Range", "estimate", "roofline"]
 
@@ -282,12 +282,16 @@ def _price(lowered: Lowered, device: Device, runtime: Runtime) -> tuple[F8, F8, 
         from .core.cpu import BOUNDS, price_cpu
 
         rates = cpu_rates(device, runtime, lowered)
-        seconds, parts = price_cpu(lowered.table, lowered.distance, rates)
+        table = lowered.table._replace(calls=calls_of(lowered, runtime))
+        seconds, parts = price_cpu(table, lowered.distance, rates)
         return seconds, parts, (*BOUNDS, *levels_of(device)), np.zeros(n)
     from .core.gpu import price_gpu
 
     gpu = gpu_rates(device, runtime, lowered)
     seconds, parts = price_gpu(lowered.table, lowered.distance, gpu)
+    if runtime.class_scale:
+        parts[:, 1:] *= np.array([class_scale_of(runtime, c.kind) for c in lowered.costs])[:, None]
+        seconds = np.maximum(parts[:, :2].max(axis=1), parts[:, 2] + parts[:, 3])
     launched = (parts[:, 0] > 0.0) * lowered.table.calls
     return seconds, parts, ("overhead", "compute", "L2", "dram"), gpu.issue_s * launched
 

@@ -16,7 +16,17 @@ from .device import Cache, Cluster, Device, Fit, KindFit, Number, Runtime
 from .errors import CostmodelError
 from .graph import OpGraph
 
-__all__ = ["UNPRICED", "Lowered", "cpu_rates", "gpu_rates", "levels_of", "lower", "peak_flops_per_s"]
+__all__ = [
+    "UNPRICED",
+    "Lowered",
+    "calls_of",
+    "class_scale_of",
+    "cpu_rates",
+    "gpu_rates",
+    "levels_of",
+    "lower",
+    "peak_flops_per_s",
+]
 
 # The class of an op without a formula: priced by the bytes of its inputs and outputs, and listed by name.
 UNPRICED = "unpriced"
@@ -239,10 +249,32 @@ def efficiency_of(runtime: Runtime, kind: str) -> float:
 
     ``gemm_skinny`` is a ``gemm``, ``conv_depthwise_backward`` is a ``conv_depthwise`` is a ``conv``.
     """
+    return runtime.efficiency[_class_in(runtime.efficiency, kind) or "default"].value
+
+
+def class_scale_of(runtime: Runtime, kind: str) -> float:
+    """Factor on the compute and traffic of an algorithm class; 1 where neither it nor what it is a kind of has one."""
+    name = _class_in(runtime.class_scale, kind) or "default"
+    return runtime.class_scale[name].value if name in runtime.class_scale else 1.0
+
+
+def _class_in(table: Mapping[str, object], kind: str) -> str:
     name = kind
-    while name and name not in runtime.efficiency:
+    while name and name not in table:
         name = name.rpartition("_")[0]
-    return runtime.efficiency[name or "default"].value
+    return name
+
+
+def calls_of(lowered: Lowered, runtime: Runtime) -> F8:
+    """(n,) library calls of each op: one a group for the convolutions of a runtime that loops over groups."""
+    calls = lowered.table.calls
+    if runtime.grouped == "kernel":
+        return calls
+    groups = [
+        float(attrs.get("groups") or 1) if cost.kind.startswith("conv") else 1.0
+        for cost, attrs in zip(lowered.costs, lowered.graph.op_attrs)
+    ]
+    return calls * np.array(groups)
 
 
 def _fit_for(runtime: Runtime, threads: int, dtype: str) -> Fit | None:
@@ -283,6 +315,10 @@ def cpu_rates(device: Device, runtime: Runtime, lowered: Lowered) -> CpuRates:
         efficiency = efficiency_of(runtime, kind)
         for u, unit in enumerate(UNITS):
             rates.work_s[k, u] = 1.0 / (efficiency * peak_flops_per_s(device, unit, threads))
+    scale = np.array([class_scale_of(runtime, kind) for kind in kinds])
+    for rate in (rates.work_s, rates.read_s, rates.write_s):
+        rate *= scale[:, None]
+    rates.term_s[:] *= [class_scale_of(runtime, kind) for kind, _ in terms]
     return rates
 
 
