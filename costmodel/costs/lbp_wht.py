@@ -9,17 +9,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from math import prod
+from typing import NamedTuple
+
+from .matmul import LANES, gemm_terms, padded_flops
+from .spec import Cost, OpSpec
 
 __all__ = [
     "FORMULAS",
+    "Blocks",
+    "backward_blocks",
+    "kept_sequencies",
     "naive_transform_adds",
     "project_adds",
     "reduced_rows",
     "tile_count",
-    "tiles_per_block",
     "unproject_adds",
     "wht_adds",
 ]
+
+
+# channels of ĝ at a time: the K block of kernels/gemm_f32.py; with fewer than the least, panels are not worth packing
+_BLOCK_CHANNELS, _LEAST_CHANNELS = 384, 32
 
 
 def tile_count(grid: Sequence[int], tile: int) -> int:
@@ -117,6 +127,71 @@ def unproject_adds(tile: int, bases: Sequence[int]) -> int:
     return rows + sum(unwht_adds(tile, frozenset(range(n))) for n in down if n)
 
 
+class Blocks(NamedTuple):
+    """How the backward of a layer of rows of tokens is blocked, and what it takes from the allocator.
+
+    Attributes:
+        channels: output channels of ĝ that are projected and multiplied at a time.
+        inside: whether that block of ĝ lies in the part of g_x that is not yet written.
+        spilled: rows of tiles, of the last images, whose product ĝW does not fit behind what g_x is written over.
+        workspace: elements that are allocated and freed.
+    """
+
+    channels: int
+    inside: bool
+    spilled: int
+    workspace: int
+
+
+@cache
+def backward_blocks(
+    images: int, grid: tuple[int, int], prefix: int, tile: int, rank: int, padding: str,
+    inputs: int, outputs: int, needs_input: bool,
+) -> Blocks:  # fmt: skip
+    """Blocks that keep the peak at that of the exact layer: g_x itself holds ĝ and ĝW until it is written.
+
+    ĝW stands right-aligned in g_x, so that un-projecting from the first row of tiles on overwrites only what has been
+    read; a block of ĝ stands in front of it. Where rT ≥ n there is no such room and both are allocated.
+
+    >>> backward_blocks(8, (14, 14), 0, 8, 3, "zero", 384, 1536, True)
+    Blocks(channels=384, inside=True, spilled=0, workspace=0)
+    >>> backward_blocks(8, (7, 7), 1, 8, 64, "zero", 384, 1536, True)  # rank 64 > 49 tokens
+    Blocks(channels=384, inside=False, spilled=8, workspace=399360)
+    """
+    tokens = prefix + grid[0] * grid[1]
+    coefficients = images * tile_count(grid, tile) * rank
+    rows = coefficients + images * prefix
+    widest = min(_BLOCK_CHANNELS, outputs)
+    if not needs_input:
+        return Blocks(_fitted(widest, outputs), False, 0, rows * _fitted(widest, outputs))
+    room = (images * tokens - coefficients) * inputs // rows
+    inside = room >= min(_LEAST_CHANNELS, outputs) if outputs % LANES == 0 else room >= outputs
+    channels = _fitted(min(widest, room) if inside else widest, outputs)
+    spilled = _spilled(images, grid, prefix, tile, rank, padding)
+    if inputs % LANES:  # the last vector of channels is done twice, which must not read what was written
+        spilled = images * -(-grid[0] // tile)
+    kept_outside = spilled * -(-grid[1] // tile) * rank + images * prefix
+    return Blocks(channels, inside, spilled, kept_outside * inputs + (0 if inside else rows * channels))
+
+
+def _fitted(channels: int, outputs: int) -> int:
+    """A block of whole vectors, or all channels where they are no whole vectors."""
+    return channels // LANES * LANES if outputs % LANES == 0 else outputs
+
+
+def _spilled(images: int, grid: tuple[int, int], prefix: int, tile: int, rank: int, padding: str) -> int:
+    tokens = prefix + grid[0] * grid[1]
+    down, across = (-(-n // tile) for n in grid)
+    lines, line_rows = images * down, across * rank
+    before = -(-(-grid[0] % tile) // 2) if padding == "reflect" else 0
+    for line in range(lines):
+        image, i = divmod(line - 1, down)
+        written = image * tokens + prefix + min((i + 1) * tile - before, grid[0]) * grid[1] if line else 0
+        if images * tokens - (lines - line) * line_rows < written:
+            return lines - line
+    return 0
+
+
 def naive_transform_adds(rank: int, tokens: int, inputs: int, outputs: int) -> int:
     """Adds of a transform by masks over `tokens` positions: project by `rank` sums, un-project by products.
 
@@ -126,3 +201,112 @@ def naive_transform_adds(rank: int, tokens: int, inputs: int, outputs: int) -> i
     1707
     """
     return rank * (tokens - 1) * (inputs + outputs) + rank * tokens * inputs
+
+
+class _Layer(NamedTuple):
+    """Sizes of a layer, from the attributes and shapes of one of its ops."""
+
+    images: int
+    tokens: int
+    inputs: int
+    outputs: int
+    grid: tuple[int, int]
+    prefix: int
+    tile: int
+    bases: tuple[int, ...]
+    padding: str
+
+    @property
+    def rows(self) -> int:
+        return reduced_rows(self.images, self.grid, self.prefix, self.tile, len(self.bases))
+
+    @property
+    def tiles(self) -> int:
+        return self.images * tile_count(self.grid, self.tile)
+
+    def project_adds(self, channels: int) -> int:
+        return self.tiles * project_adds(self.tile, self.bases) * channels
+
+    def unproject_adds(self, channels: int) -> int:
+        return self.tiles * unproject_adds(self.tile, self.bases) * channels
+
+
+def _layer(op: OpSpec, activation: int, weight: int) -> _Layer:
+    x, (outputs, inputs) = op.inputs[activation].shape, op.inputs[weight].shape[:2]
+    h, w = op.attr("grid")
+    prefix = int(op.attr("prefix", 0))
+    return _Layer(
+        x[0], prefix + h * w, inputs, outputs, (h, w), prefix, int(op.attr("tile", 8)),
+        tuple(op.attr("bases")), op.attr("padding", "zero"),
+    )  # fmt: skip
+
+
+def _add(*parts: dict[str, float]) -> dict[str, float]:
+    return {name: sum(part.get(name, 0.0) for part in parts) for name in {n: 0 for part in parts for n in part}}
+
+
+def lbp_wht(op: OpSpec) -> Cost:
+    """The exact product, 2·n·Ci·Co an image, and the projection of the input, its adds counted as they run.
+
+    >>> from .spec import op
+    >>> made = {"grid": (8, 8), "prefix": 0, "tile": 8, "bases": (0, 1, 8), "padding": "zero"}
+    >>> lbp_wht(op("costmodel::lbp_wht", [(1, 64, 3), (5, 3)], [(1, 64, 5), (3, 3)], **made)).flops  # 2·64·15 + 79·3
+    2157
+    """
+    layer = _layer(op, 0, 1)
+    positions = layer.images * layer.tokens
+    adds = layer.project_adds(layer.inputs)
+    return Cost(
+        2 * positions * layer.inputs * layer.outputs + adds,
+        "gemm_lbp",
+        work=padded_flops(positions, layer.outputs, layer.inputs) + adds,
+        terms=gemm_terms(positions, layer.outputs, layer.inputs)
+        | {"adds": float(adds), "walked": float(positions * layer.inputs)},
+        calls=2,
+    )
+
+
+def lbp_wht_backward(op: OpSpec) -> Cost:
+    """Two products of reduced rows, 2·R·Ci·Co each, the projection of g_y and the un-projection, and Σ g_y.
+
+    What `mask` does not ask for is not run.
+
+    >>> from .spec import op
+    >>> made = {"grid": (8, 8), "prefix": 0, "tile": 8, "bases": (0, 1, 8), "padding": "zero"}
+    >>> shapes = [(1, 64, 5), (3, 3), (5, 3)], [(1, 64, 3), (5, 3), (5,)]
+    >>> lbp_wht_backward(op("costmodel::lbp_wht_backward", *shapes, **made, mask=[True, True, False])).flops
+    629
+    >>> 2 * 2 * 3 * 15 + 79 * 5 + 18 * 3
+    629
+    """
+    layer = _layer(op, 0, 2)
+    to_x, to_w, to_b = op.attr("mask", [True] * 3)
+    rows, inputs, outputs = layer.rows, layer.inputs, layer.outputs
+    projected = layer.project_adds(outputs) if to_x or to_w else 0
+    unprojected = layer.unproject_adds(inputs) if to_x else 0
+    summed = layer.images * layer.tokens * outputs if to_b else 0
+    products = [gemm_terms(rows, inputs, outputs)] * to_x + [gemm_terms(outputs, inputs, rows)] * to_w
+    padded = padded_flops(rows, inputs, outputs) * to_x + padded_flops(outputs, inputs, rows) * to_w
+    adds = projected + unprojected
+    walked = layer.images * layer.tokens * (outputs * (to_x or to_w) + inputs * to_x)
+    return Cost(
+        2 * rows * inputs * outputs * (to_x + to_w) + adds + summed,
+        "gemm_lbp_backward",
+        work=padded + adds + summed,
+        terms=_add(*products, {"adds": float(adds), "walked": float(walked), "summed": float(summed)}),
+        workspace=_workspace(op, layer, to_x, to_w),
+        calls=to_x + to_w + 1,
+    )
+
+
+def _workspace(op: OpSpec, layer: _Layer, to_x: bool, to_w: bool) -> int:
+    if not (to_x or to_w):
+        return 0
+    blocks = backward_blocks(
+        layer.images, layer.grid, layer.prefix, layer.tile, len(layer.bases), layer.padding,
+        layer.inputs, layer.outputs, bool(to_x),
+    )  # fmt: skip
+    return blocks.workspace * op.inputs[0].itemsize
+
+
+FORMULAS = {"costmodel::lbp_wht": lbp_wht, "costmodel::lbp_wht_backward": lbp_wht_backward}

@@ -1,7 +1,7 @@
 """Walsh-Hadamard projection of a token grid, tile by tile: the reference in torch, for every dtype and device.
 
-x has the tokens of each image in rows, (B, prefix + h·w, C). Reduced rows are a matrix of the prefix tokens of all
-images, then `rank` coefficients of each tile, images outermost: (B·prefix + B·T·r, C). Source: LBP-WHT,
+x has the tokens of each image in rows, (B, prefix + h·w, C). Reduced rows are a matrix of `rank` coefficients of each
+tile, images outermost, and then the prefix tokens of all images as they are: (B·T·r + B·prefix, C). Source: LBP-WHT,
 arXiv 2309.15275, section 3; padding and normalisation as METHODS.md §1 says.
 """
 
@@ -162,28 +162,28 @@ def _sum_dtype(like: Tensor) -> torch.dtype:
 
 
 def project(x: Tensor, tiling: Tiling, *, mean: bool) -> Tensor:
-    """Reduced rows of x (B, prefix + h·w, C): prefix tokens as they are, sums (or means) of each tile with each base.
+    """Reduced rows of x (B, prefix + h·w, C): sums (or means) of each tile with each base, prefix tokens as they are.
 
     Sums are taken in fp32 (fp64 for fp64) and rounded once to x's dtype.
     """
-    images, _, channels = x.shape
+    channels = x.shape[2]
     places = torch.from_numpy(token_map(tiling.grid, tiling.tile, tiling.padding)).to(x.device)
     grid = torch.nn.functional.pad(x[:, tiling.prefix :], (0, 0, 1, 0))  # row 0: the zero of padding
     tiles = grid[:, places + 1].to(_sum_dtype(x))  # (B, T, tile², C)
     basis = _basis(tiling, x) / (tiling.tile**2 if mean else 1)
     rows = torch.matmul(basis, tiles).reshape(-1, channels).to(x.dtype)
-    return torch.cat([x[:, : tiling.prefix].reshape(-1, channels), rows]) if tiling.prefix else rows
+    return torch.cat([rows, x[:, : tiling.prefix].reshape(-1, channels)]) if tiling.prefix else rows
 
 
 def unproject(rows: Tensor, images: int, tiling: Tiling) -> Tensor:
     """Tokens (B, prefix + h·w, C) from reduced rows: each tile the sum of its bases by its coefficients."""
     channels = rows.shape[1]
-    split = images * tiling.prefix
-    coefficients = rows[split:].view(images, tiling.tiles, tiling.rank, channels).to(_sum_dtype(rows))
+    split = images * tiling.tiles * tiling.rank
+    coefficients = rows[:split].view(images, tiling.tiles, tiling.rank, channels).to(_sum_dtype(rows))
     tiles = torch.matmul(_basis(tiling, rows).T, coefficients).to(rows.dtype)
     home = home_map(tiling.grid, tiling.tile, tiling.padding).ravel()
     place_of_token = torch.from_numpy(np.argsort(home)[np.count_nonzero(home < 0) :]).to(rows.device)
     grid = tiles.view(images, -1, channels)[:, place_of_token]
     if not tiling.prefix:
         return grid
-    return torch.cat([rows[:split].view(images, tiling.prefix, channels), grid], dim=1)
+    return torch.cat([rows[split:].view(images, tiling.prefix, channels), grid], dim=1)

@@ -1,0 +1,92 @@
+"""Backward of an LBP-WHT layer (both gradients, transforms included) against exact mm + mm, one thread, interleaved.
+
+Prints a row a shape and order: medians and minima of CPU time, the speed-up, the ratio of FLOPs by METHODS.md's
+formulas (butterflies included), and the share of it that was reached: the bar is 0.8 for o = 2, 0.9 above.
+
+    flock /tmp/measure.lock taskset -c 1 python tests/benchmarks/bench_lbp_wht.py [repeats] [orders]
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from costmodel.costs.lbp_wht import tile_count
+from costmodel.kernels.lbp_wht import lbp_wht_backward
+from costmodel.kernels.wht import Tiling, project, select_bases
+
+# name, images, side of the token grid, channels in and out
+SHAPES = [
+    ("ViT-S 14x14 fc1", 8, 14, 384, 1536),
+    ("ViT-S 14x14 fc2", 8, 14, 1536, 384),
+    ("ViT-S 16x16 fc1", 8, 16, 384, 1536),
+    ("ViT-S 16x16 fc2", 8, 16, 1536, 384),
+    ("Swin 8x8 fc1", 32, 8, 384, 1536),
+    ("Swin 8x8 fc1", 16, 8, 768, 3072),
+    ("EfficientFormer fc1", 32, 7, 448, 1792),
+    ("EfficientFormer fc2", 32, 7, 1792, 448),
+]
+ORDERS = (2, 3, 4, 6, 8)
+
+
+def flop_ratio(images: int, side: int, inputs: int, outputs: int, rank: int) -> float:
+    """Exact backward over LBP-WHT's, METHODS.md §1: matmuls and 2·3·64·T adds a channel."""
+    tiles = tile_count((side, side), 8)
+    exact = 4 * side * side * inputs * outputs
+    return exact / (4 * rank * tiles * inputs * outputs + 2 * 3 * 64 * tiles * (inputs + outputs))
+
+
+def interleaved(functions: list[Callable[[], object]], repeats: int) -> list[list[float]]:
+    """CPU seconds of each function, taken in turn."""
+    times: list[list[float]] = [[] for _ in functions]
+    for repeat in range(-2, repeats):
+        for function, taken in zip(functions, times):
+            start = time.thread_time()
+            function()
+            if repeat >= 0:
+                taken.append(time.thread_time() - start)
+    return times
+
+
+def case(images: int, side: int, inputs: int, outputs: int, orders: tuple[int, ...]) -> list[Callable[[], object]]:
+    """The exact backward, then that of each order."""
+    tokens = images * side * side
+    x, g, w = torch.randn(tokens, inputs), torch.randn(images, side * side, outputs), torch.randn(outputs, inputs)
+
+    def exact() -> tuple[Tensor, Tensor]:
+        flat = g.view(tokens, outputs)
+        return flat @ w, flat.T @ x
+
+    functions: list[Callable[[], object]] = [exact]
+    for order in orders:
+        tiling = Tiling((side, side), 0, 8, select_bases(order, "l1", 8), "zero")
+        x_hat = project(x.view(images, -1, inputs), tiling, mean=False)
+        functions.append(lambda t=tiling, h=x_hat: lbp_wht_backward(g, h, w, *t, [True, True, False]))
+    return functions
+
+
+def main(repeats: int = 21, orders: tuple[int, ...] = ORDERS) -> None:
+    torch.set_num_threads(1)
+    print(f"{repeats} repeats, CPU time, ms: median (min)")
+    print(
+        f"{'case':22} {'B':>3} {'o':>2} {'exact':>15} {'lbp-wht':>15} {'speed-up':>8} {'FLOPs':>6} {'share':>6} {'of min':>6}"
+    )
+    for name, images, side, inputs, outputs in SHAPES:
+        exact, *fast = interleaved(case(images, side, inputs, outputs, orders), repeats)
+        for order, taken in zip(orders, fast):
+            ratio = flop_ratio(images, side, inputs, outputs, len(select_bases(order, "l1", 8)))
+            gain, best = median(exact) / median(taken), min(exact) / min(taken)
+            cells = [f"{1e3 * median(t):7.2f} ({1e3 * min(t):.2f})" for t in (exact, taken)]
+            print(
+                f"{name + f' {inputs}':22} {images:3} {order:2} {cells[0]:>15} {cells[1]:>15} {gain:8.2f} {ratio:6.2f}"
+                f" {gain / ratio:6.2f} {best / ratio:6.2f}{'' if gain / ratio >= (0.8 if order == 2 else 0.9) else '  <'}"
+            )
+
+
+if __name__ == "__main__":
+    main(*(int(a) for a in sys.argv[1:2]))
