@@ -16,7 +16,9 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from costmodel import models
 from costmodel.errors import CostmodelError, FileError, MissingExtra, UnknownName
+from costmodel.methods import apply_method
 from costmodel.models import (
     Loaded,
     _compat,
@@ -27,6 +29,7 @@ from costmodel.models import (
     inputs,
     load,
     load_model,
+    mobilenet_v3_small,
     own,
     resolve_alias,
     small,
@@ -249,6 +252,7 @@ def test_errors_name_what_is_near_or_what_to_do(spec: str, message: str) -> None
         ("transformers:t5-small", {"mode": "decode"}, "causal"),
         ("transformers:bert-tiny", {"seq": 513}, "512 tokens"),
         ("transformers:vit-tiny", {"input_size": "3x64x32"}, "square"),
+        ("transformers:swin-tiny", {"input_size": "3x64x64"}, "window_size=2"),
         ("mlp-small", {"dtype": "int8"}, "quamba"),
         ("mlp-small", {"mode": "trian"}, "did you mean train"),
         ("mlp-small", {"batch": 0}, "at least 1"),
@@ -570,7 +574,7 @@ def test_a_missing_library_says_the_pip_command(monkeypatch: pytest.MonkeyPatch)
     assert available(["timm"]) == {"timm": []}
 
 
-@pytest.mark.parametrize("module", [aliases, caffe, inputs, load, small])
+@pytest.mark.parametrize("module", [aliases, caffe, inputs, load, mobilenet_v3_small, small])
 def test_examples_in_docstrings(module: ModuleType) -> None:
     result = doctest.testmod(module)
     assert result.attempted > 0
@@ -585,6 +589,32 @@ def test_available_lists_every_family_and_own_names_are_found_by_file() -> None:
     assert "mamba2-8b" in listed["transformers"]
     with pytest.raises(UnknownName):
         available(["keras"])
+
+
+def test_mobilenet_v3_small_is_torchvisions_and_mobiletl_takes_it() -> None:
+    ours, theirs = (
+        load_model(s, input_size="3x64x64") for s in ("mobilenet-v3-small", "torchvision:mobilenet_v3_small")
+    )
+    state = dict(zip(ours.model.state_dict(), theirs.model.state_dict().values(), strict=True))
+    ours.model.load_state_dict(state)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.model(*ours.args), theirs.model(*ours.args))
+    ten = load_model("mobilenet-v3-small,num_classes=10", device="meta")
+    assert multiply_accumulates(ten) == 55_496_640  # METHODS.md §2: 55.497 M, its forward
+    tuned = apply_method("mobiletl:blocks=3", ours.model, ours.args)
+    assert sum(type(m).__name__ == "SqueezeExcite" and hasattr(m, "reduce") for m in tuned.modules()) == 3
+
+
+def test_a_file_in_the_folder_is_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "added_net.py").write_text(
+        "import torch\ndef added_net(width=2):\n    return torch.nn.Conv2d(3, width, 1)\n"
+    )
+    monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
+    own._models.cache_clear()
+    try:
+        assert load_model("added-net,width=5", input_size="3x8x8").model.out_channels == 5
+    finally:
+        own._models.cache_clear()
 
 
 @pytest.mark.parametrize(

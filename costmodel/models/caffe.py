@@ -30,34 +30,36 @@ def _torchvision(name: str, **settings: Any) -> Any:
     return require("torchvision").models.get_model(name, weights=None, **settings)
 
 
-def caffe_resnet50(classes: int = 1000) -> nn.Module:
+def caffe_resnet50(num_classes: int = 1000) -> nn.Module:
     """ResNet-50 v1: stages 2 to 4 stride in the first 1×1, not in the 3×3 (3.86 G multiply-accumulates, not 4.09)."""
-    net = _torchvision("resnet50", num_classes=classes)
+    net = _torchvision("resnet50", num_classes=num_classes)
     for stage in (net.layer2, net.layer3, net.layer4):
         stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
     model: nn.Module = net
     return model
 
 
-def caffe_resnet18(classes: int = 1000) -> nn.Module:
+def caffe_resnet18(num_classes: int = 1000) -> nn.Module:
     """ResNet-18 whose first block has a 1×1 projection on its shortcut although nothing changes shape."""
-    net = _torchvision("resnet18", num_classes=classes)
+    net = _torchvision("resnet18", num_classes=num_classes)
     net.layer1[0].downsample = nn.Sequential(nn.Conv2d(64, 64, 1, bias=False), nn.BatchNorm2d(64))
     model: nn.Module = net
     return model
 
 
-def caffe_squeezenet(classes: int = 1000) -> nn.Module:
+def caffe_squeezenet(num_classes: int = 1000) -> nn.Module:
     """SqueezeNet 1.1 whose last 1×1 convolution is padded by one, 14×14 to 16×16."""
-    net = _torchvision("squeezenet1_1", num_classes=classes)
+    net = _torchvision("squeezenet1_1", num_classes=num_classes)
     net.classifier[1].padding = (1, 1)
     model: nn.Module = net
     return model
 
 
-def caffe_googlenet(classes: int = 1000) -> nn.Module:
+def caffe_googlenet(num_classes: int = 1000) -> nn.Module:
     """GoogLeNet of 2014: biases instead of batch norm, true 5×5 branches, local response norm after two stages."""
-    net = _torchvision("googlenet", num_classes=classes, aux_logits=False, init_weights=False, transform_input=False)
+    net = _torchvision(
+        "googlenet", num_classes=num_classes, aux_logits=False, init_weights=False, transform_input=False
+    )
     for module in list(net.modules()):
         if type(module).__name__ == "Inception":
             narrow = module.branch3[1].conv
@@ -78,7 +80,7 @@ def _with_bias(conv: nn.Conv2d) -> nn.Conv2d:
     return conv
 
 
-def caffe_alexnet(classes: int = 1000) -> nn.Sequential:
+def caffe_alexnet(num_classes: int = 1000) -> nn.Sequential:
     """AlexNet of 2012 at 3x227x227: convolutions 2, 4 and 5 in two groups, local response norm; 60,965,224 parameters.
 
     >>> sum(p.numel() for p in caffe_alexnet().parameters())
@@ -92,11 +94,11 @@ def caffe_alexnet(classes: int = 1000) -> nn.Sequential:
         *(nn.Conv2d(384, 384, 3, padding=1, groups=2), nn.ReLU()),
         *(nn.Conv2d(384, 256, 3, padding=1, groups=2), nn.ReLU(), pool, nn.Flatten()),
         *(nn.Linear(256 * 6 * 6, 4096), nn.ReLU(), nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU(), nn.Dropout()),
-        nn.Linear(4096, classes),
+        nn.Linear(4096, num_classes),
     )
 
 
-def caffe_mobilenet_v1(width: float = 1.0, classes: int = 1000) -> nn.Sequential:
+def caffe_mobilenet_v1(width: float = 1.0, num_classes: int = 1000) -> nn.Sequential:
     """MobileNet (Howard et al. 2017, table 1) with ReLU and symmetric padding; `width` scales all channels.
 
     >>> sum(p.numel() for p in caffe_mobilenet_v1().parameters())
@@ -119,7 +121,7 @@ def caffe_mobilenet_v1(width: float = 1.0, classes: int = 1000) -> nn.Sequential
         stride = strides.get(channels, 1) if channels != previous else 1
         layers += [*conv(fan_in, fan_in, 3, stride, groups=fan_in), *conv(fan_in, fan_out, 1)]
         fan_in, previous = fan_out, channels
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(fan_in, classes))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(fan_in, num_classes))
 
 
 class _ShuffleUnit(nn.Module):
@@ -148,7 +150,7 @@ class _ShuffleUnit(nn.Module):
         return joined.relu()
 
 
-def caffe_shufflenet(classes: int = 1000) -> nn.Sequential:
+def caffe_shufflenet(num_classes: int = 1000) -> nn.Sequential:
     """ShuffleNet v1 (Zhang et al. 2018), 3 groups, stages of 240, 480 and 960 channels; no library has it."""
     layers: list[nn.Module] = [nn.Conv2d(3, 24, 3, 2, 1, bias=False), nn.BatchNorm2d(24), nn.ReLU()]
     layers.append(nn.MaxPool2d(3, 2, ceil_mode=True))
@@ -157,7 +159,7 @@ def caffe_shufflenet(classes: int = 1000) -> nn.Sequential:
         for unit in range(units):
             layers.append(_ShuffleUnit(fan_in, fan_out, groups=3, stride=2 if unit == 0 else 1))
             fan_in = fan_out
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(fan_in, classes))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(fan_in, num_classes))
 
 
 MODELS = {

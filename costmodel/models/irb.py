@@ -80,7 +80,7 @@ class InvertedResidual(nn.Module):
 
 
 class IrbNet(nn.Module):
-    """Stem 3×3 stride 2, blocks, a last 1×1 and a classifier; [N, 3, H, W] to [N, classes]."""
+    """Stem 3×3 stride 2, blocks, a last 1×1 and a classifier; [N, 3, H, W] to [N, num_classes]."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class IrbNet(nn.Module):
         hidden_head: int = 0,
         act: type[nn.Module] = nn.ReLU,
         expand_first: bool = False,
-        classes: int = 1000,
+        num_classes: int = 1000,
     ) -> None:
         super().__init__()
         blocks: list[nn.Module] = []
@@ -105,7 +105,7 @@ class IrbNet(nn.Module):
         self.stem = nn.Sequential(*conv_bn(3, stem, 3, 2, act=act))
         self.blocks = nn.Sequential(*blocks)
         self.last = nn.Sequential(*conv_bn(fan_in, last, act=act))
-        self.head = nn.Sequential(*head, nn.Linear(hidden_head or last, classes))
+        self.head = nn.Sequential(*head, nn.Linear(hidden_head or last, num_classes))
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.head(self.last(self.blocks(self.stem(x))))
@@ -116,17 +116,17 @@ def _stage(kernel: int, hidden: Sequence[int], out: int, stride: int, act: type[
     return [Row(kernel, h, out, stride if i == 0 else 1, act) for i, h in enumerate(hidden)]
 
 
-def caffe_mobilenet_v2(classes: int = 1000) -> IrbNet:
+def caffe_mobilenet_v2(num_classes: int = 1000) -> IrbNet:
     """MobileNetV2 as the Caffe port has it: the first block expands too, 32 to 32 (1056 parameters more)."""
     rows = [Row(3, 32, 16)]
     fan_in = 16
     for out, repeats, stride in ((24, 2, 2), (32, 3, 2), (64, 4, 2), (96, 3, 1), (160, 3, 2), (320, 1, 1)):
         rows += _stage(3, [6 * fan_in] + [6 * out] * (repeats - 1), out, stride)
         fan_in = out
-    return IrbNet(rows, expand_first=True, classes=classes)
+    return IrbNet(rows, expand_first=True, num_classes=num_classes)
 
 
-def proxyless_nas(classes: int = 1000) -> IrbNet:
+def proxyless_nas(num_classes: int = 1000) -> IrbNet:
     """ProxylessNAS with 3×3, 5×5 and 7×7 depthwise kernels, as ncnn's proxylessnasnet."""
     rows = [
         Row(3, 32, 32),
@@ -142,10 +142,10 @@ def proxyless_nas(classes: int = 1000) -> IrbNet:
         *_stage(7, [1152, 576, 576], 192, 1),
         Row(7, 1152, 320),
     ]
-    return IrbNet(rows, classes=classes)
+    return IrbNet(rows, num_classes=num_classes)
 
 
-def ncnn_mobilenet_v3(classes: int = 1000) -> IrbNet:
+def ncnn_mobilenet_v3(num_classes: int = 1000) -> IrbNet:
     """MobileNetV3-Large as ncnn's mobilenet_v3: an early reading of the paper, heavier than the library ones."""
     hard = nn.Hardswish
     rows = [
@@ -162,7 +162,7 @@ def ncnn_mobilenet_v3(classes: int = 1000) -> IrbNet:
         Row(5, 672, 160, 2, hard, squeeze=True),
         Row(5, 960, 160, act=hard, squeeze=True),
     ]
-    return IrbNet(rows, stem=16, last=960, hidden_head=1280, act=hard, classes=classes)
+    return IrbNet(rows, stem=16, last=960, hidden_head=1280, act=hard, num_classes=num_classes)
 
 
 MODELS = {

@@ -24,15 +24,15 @@ def mlp_small(widths: Sequence[int] = (784, 256, 256, 10)) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def conv_small(classes: int = 10, width: int = 16) -> nn.Sequential:
-    """Three convolutions with batch norm, strides 1, 2, 2, and a linear head; [N, 3, H, W] to [N, classes]."""
+def conv_small(num_classes: int = 10, width: int = 16) -> nn.Sequential:
+    """Three convolutions with batch norm, strides 1, 2, 2, and a linear head; [N, 3, H, W] to [N, num_classes]."""
     layers: list[nn.Module] = []
     fan_in = 3
     for stage, stride in enumerate((1, 2, 2)):
         fan_out = width << stage
         layers += [nn.Conv2d(fan_in, fan_out, 3, stride, 1, bias=False), nn.BatchNorm2d(fan_out), nn.ReLU()]
         fan_in = fan_out
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(fan_in, classes))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(fan_in, num_classes))
 
 
 MODELS = {

@@ -299,9 +299,24 @@ def _configure(
     if wanted.input_size is not None and "num_channels" in settable:
         settings |= _image_settings(spec, settable, wanted.input_size)
     try:
-        return config_class(**settings)
+        config = config_class(**settings)
     except (TypeError, ValueError) as error:
         raise CostmodelError(f"{spec}: {architecture.config} does not take {options}: {error}") from error
+    if config.model_type == "swin":
+        _check_windows(spec, config)
+    return config
+
+
+def _check_windows(spec: str, config: Any) -> None:
+    """transformers' Swin builds its bias for the whole window and then fails in stages that are narrower."""
+    narrowing = config.patch_size * 2 ** (len(config.depths) - 1)
+    last = config.image_size // narrowing
+    if last < config.window_size:
+        size = config.window_size * narrowing
+        raise CostmodelError(
+            f"{spec} has windows of {config.window_size} and, at {config.image_size} pixels, a last stage of {last}; "
+            f"use --input-size 3x{size}x{size} or set window_size={last}"
+        )
 
 
 def _image_settings(spec: str, settable: set[str], size: tuple[int, ...]) -> dict[str, int]:
