@@ -15,7 +15,17 @@ from .device import Device, Interval, Runtime
 from .errors import CostmodelError, UnknownName
 from .footprint import Footprint, footprint
 from .graph import OpGraph
-from .lower import UNPRICED, Lowered, calls_of, class_scale_of, cpu_rates, gpu_rates, levels_of, lower, peak_flops_per_s
+from .lower import (
+    UNPRICED,
+    Lowered,
+    class_scale_of,
+    cpu_rates,
+    gpu_rates,
+    levels_of,
+    looped_calls,
+    lower,
+    peak_flops_per_s,
+)
 
 __all__ = ["Coverage", "Estimate", "OpRow", "Range", "estimate", "roofline"]
 
@@ -282,8 +292,10 @@ def _price(lowered: Lowered, device: Device, runtime: Runtime) -> tuple[F8, F8, 
         from .core.cpu import BOUNDS, price_cpu
 
         rates = cpu_rates(device, runtime, lowered)
-        table = lowered.table._replace(calls=calls_of(lowered, runtime))
-        seconds, parts = price_cpu(table, lowered.distance, rates)
+        seconds, parts = price_cpu(lowered.table, lowered.distance, rates)
+        looped = runtime.overhead_s.value * looped_calls(lowered, runtime)
+        seconds += looped
+        parts[:, 0] += looped
         return seconds, parts, (*BOUNDS, *levels_of(device)), np.zeros(n)
     from .core.gpu import price_gpu
 

@@ -19,11 +19,11 @@ from .graph import OpGraph
 __all__ = [
     "UNPRICED",
     "Lowered",
-    "calls_of",
     "class_scale_of",
     "cpu_rates",
     "gpu_rates",
     "levels_of",
+    "looped_calls",
     "lower",
     "peak_flops_per_s",
 ]
@@ -265,16 +265,16 @@ def _class_in(table: Mapping[str, object], kind: str) -> str:
     return name
 
 
-def calls_of(lowered: Lowered, runtime: Runtime) -> F8:
-    """(n,) library calls of each op: one a group for the convolutions of a runtime that loops over groups."""
-    calls = lowered.table.calls
+def looped_calls(lowered: Lowered, runtime: Runtime) -> F8:
+    """(n,) library calls of each op beyond its first: a runtime that loops over the groups of a convolution makes one
+    a group."""
     if runtime.grouped == "kernel":
-        return calls
-    groups = [
+        return np.zeros(len(lowered.costs))
+    groups = (
         float(attrs.get("groups") or 1) if cost.kind.startswith("conv") else 1.0
         for cost, attrs in zip(lowered.costs, lowered.graph.op_attrs)
-    ]
-    return calls * np.array(groups)
+    )
+    return np.fromiter(groups, np.float64) - 1.0
 
 
 def _fit_for(runtime: Runtime, threads: int, dtype: str) -> Fit | None:
