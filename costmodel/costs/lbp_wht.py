@@ -28,8 +28,9 @@ __all__ = [
 ]
 
 
-# channels of ĝ at a time: the K block of kernels/gemm_f32.py; with fewer than the least, panels are not worth packing
-_BLOCK_CHANNELS, _LEAST_CHANNELS = 384, 32
+# Channels of ĝ at a time: the K block of kernels/gemm_f32.py, or more where ĝ then still lies in an L2 cache; with
+# fewer than the least, panels are not worth packing.
+_BLOCK_CHANNELS, _BLOCK_FLOATS, _LEAST_CHANNELS = 384, 160 * 1024, 32
 
 
 def tile_count(grid: Sequence[int], tile: int) -> int:
@@ -154,14 +155,14 @@ def backward_blocks(
     read; a block of ĝ stands in front of it. Where rT ≥ n there is no such room and both are allocated.
 
     >>> backward_blocks(8, (14, 14), 0, 8, 3, "zero", 384, 1536, True)
-    Blocks(channels=384, inside=True, spilled=0, workspace=0)
+    Blocks(channels=848, inside=True, spilled=0, workspace=0)
     >>> backward_blocks(8, (7, 7), 1, 8, 64, "zero", 384, 1536, True)  # rank 64 > 49 tokens
     Blocks(channels=384, inside=False, spilled=8, workspace=399360)
     """
     tokens = prefix + grid[0] * grid[1]
     coefficients = images * tile_count(grid, tile) * rank
     rows = coefficients + images * prefix
-    widest = min(_BLOCK_CHANNELS, outputs)
+    widest = min(max(_BLOCK_CHANNELS, _BLOCK_FLOATS // rows), outputs)
     if not needs_input:
         return Blocks(_fitted(widest, outputs), False, 0, rows * _fitted(widest, outputs))
     room = (images * tokens - coefficients) * inputs // rows

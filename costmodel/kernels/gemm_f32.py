@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .simd import LANES, Simd, require
@@ -25,9 +26,13 @@ _K_BLOCK, _M_BLOCK = 384, 384  # a block of A is 576 KB: it stays in a 1 MB L2 w
 
 @intrinsic
 def _micro(
-    typingctx: Any, rows: Any, k: Any, a: Any, a_row: Any, a_k: Any, panel: Any, c: Any, c_row: Any, wide: Any, add: Any
-) -> Any:
-    """C tile (rows ≤ 12 by 32, or 16 where not `wide`) from k steps of A and a packed panel; strides in bytes."""
+    typingctx: Any, rows: Any, k: Any, a: Any, a_row: Any, a_k: Any, panel: Any, c: Any, c_row: Any, wide: Any, add: Any,
+    ahead: Any, ahead_row: Any,
+) -> Any:  # fmt: skip
+    """C tile (rows ≤ 12 by 32, or 16 where not `wide`) from k steps of A and a packed panel; strides in bytes.
+
+    Each step also fetches a row of 128 bytes at `ahead`, `ahead_row` further on every time: the next panel.
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         s = Simd(builder)
@@ -43,12 +48,13 @@ def _micro(
         builder.position_at_end(done)
         return context.get_dummy_value()
 
-    return types.void(rows, k, a, a_row, a_k, panel, c, c_row, wide, add), codegen
+    return types.void(rows, k, a, a_row, a_k, panel, c, c_row, wide, add, ahead, ahead_row), codegen
 
 
 def _tile(
-    s: Simd, rows: int, k: Any, a: Any, a_row: Any, a_k: Any, panel: Any, c: Any, c_row: Any, wide: Any, add: Any
-) -> None:
+    s: Simd, rows: int, k: Any, a: Any, a_row: Any, a_k: Any, panel: Any, c: Any, c_row: Any, wide: Any, add: Any,
+    ahead: Any, ahead_row: Any,
+) -> None:  # fmt: skip
     b = s.builder
     row_a = [b.add(a, b.mul(s.i64(m), a_row)) for m in range(rows)]
     row_c = [b.add(c, b.mul(s.i64(m), c_row)) for m in range(rows)]
@@ -60,6 +66,8 @@ def _tile(
             x = s.splat(s.scalar(b.add(row_a[m], at), "f32"))
             for cell, column in zip(sums[m], columns):
                 cell.set(s.fma(column, x, cell.get()))
+        for line in range(2):
+            _prefetch(s, b.add(b.add(ahead, b.mul(i, ahead_row)), s.i64(64 * line)))
     for v in range(2):
         with b.if_then(b.icmp_signed("==", s.i64(wide), s.i64(1)) if v else ir.Constant(ir.IntType(1), 1)):
             with b.if_then(b.icmp_signed("==", s.i64(add), s.i64(1))):
@@ -67,6 +75,14 @@ def _tile(
                     sums[m][v].set(sums[m][v].get() + s.load(row_c[m], "f32", LANES * v))
             for m in range(rows):
                 s.store(row_c[m], sums[m][v].get(), LANES * v)
+
+
+def _prefetch(s: Simd, address: Any) -> None:
+    pointer, i32 = ir.PointerType(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [pointer, i32, i32, i32])
+    fetch = cgutils.get_or_insert_function(s.builder.module, kind, "llvm.prefetch.p0")
+    read, keep, data = (ir.Constant(i32, n) for n in (0, 3, 1))
+    s.builder.call(fetch, [s.builder.inttoptr(address, pointer), read, keep, data])
 
 
 @intrinsic
@@ -95,6 +111,7 @@ def gemm(
     `split` rows of C are at c, the rest at c_tail.
     """
     panel = np.zeros(_K_BLOCK * COLUMNS, np.float32)
+    packed = np.int64(panel.ctypes.data)
     for first_k in range(0, k, _K_BLOCK):
         depth = min(_K_BLOCK, k - first_k)
         adds = 1 if first_k > 0 else add
@@ -103,7 +120,9 @@ def gemm(
             for column in range(0, n, COLUMNS):
                 wide = 1 if column + COLUMNS <= n else 0
                 for i in range(depth):
-                    _copy_row(b + (first_k + i) * b_row + column * 4, panel.ctypes.data + i * COLUMNS * 4, wide)
+                    _copy_row(b + (first_k + i) * b_row + column * 4, packed + i * COLUMNS * 4, wide)
+                more = column + COLUMNS < n
+                ahead, step = (b + first_k * b_row + (column + COLUMNS) * 4, b_row) if more else (packed, 0)
                 row = first_m
                 while row < last_m:
                     head = row < split
@@ -111,6 +130,7 @@ def gemm(
                     target = c + row * c_row if head else c_tail + (row - split) * c_row
                     _micro(
                         rows, depth, a + row * a_row + first_k * a_k, a_row, a_k,
-                        panel.ctypes.data, target + column * 4, c_row, wide, adds,
+                        packed, target + column * 4, c_row, wide, adds, ahead, step,
                     )  # fmt: skip
                     row += rows
+                    ahead, step = packed, 0
