@@ -66,7 +66,9 @@ def tiny_task(**changes: Any) -> ImageTask:
         "family": "tiny",
         "version": 1,
         "model": "tiny",
-        "recipes": {"demo": Recipe(train=256, val=100, test=200, epochs=4, batch=32, lrs=(1e-3, 1e-2))},
+        "recipes": {
+            "demo": Recipe(train=256, search_train=128, val=100, test=200, epochs=4, batch=32, lrs=(1e-3, 1e-2))
+        },
         "base": base,
         "adapt": adapt,
         "stages": lambda model: [Stage(part, (part,)) for part in model],
@@ -309,7 +311,7 @@ def test_the_test_set_is_read_once_after_training(cache: Path, monkeypatch: pyte
 
 def test_frozen_stages_change_no_result() -> None:
     """Running the frozen part once per image gives the weights that running it every step gives."""
-    images, recipe = data.digits(), Recipe(128, 0, 0, 2, 32, (1e-2,))
+    images, recipe = data.digits(), Recipe(128, 0, 0, 0, 2, 32, (1e-2,))
     split = train.train_split(images, 128, 0)
     weights = []
     for whole in (False, True):
@@ -347,7 +349,7 @@ def test_stages_that_are_not_the_model_are_not_used() -> None:
     reference = Twice()
     reference.load_state_dict(model.state_dict())
     split = Split(*(t[:64] for t in (lambda s: (s.x, s.y))(train.train_split(data.digits(), 64, 0))))
-    recipe = Recipe(64, 0, 0, 1, 32, (1e-2,))
+    recipe = Recipe(64, 0, 0, 0, 1, 32, (1e-2,))
     train.fit(model, tiny_task().stages(model.net), tiny_task().prepare, split, recipe, 1e-2, 0)
     train.fit(reference, [Stage(reference, (reference,))], tiny_task().prepare, split, recipe, 1e-2, 0)
     torch.testing.assert_close(model.state_dict(), reference.state_dict())
@@ -409,7 +411,7 @@ def test_an_arm_trains_what_it_says(name: str, arm: str) -> None:
     assert example.shape[0] == module.RECIPES["quick"].batch
     before = {k: v.clone() for k, v in model.state_dict().items()}
     split = train.train_split(data.digits(), 16, 0)
-    recipe = Recipe(16, 0, 0, 1, 8, (1e-2,))
+    recipe = Recipe(16, 0, 0, 0, 1, 8, (1e-2,))
     train.fit(model, module._stages(model), module._prepare, split, recipe, 1e-2, 0)
     moved = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
     parameters = {k for k, _ in model.named_parameters()}
@@ -434,7 +436,7 @@ def test_the_stages_are_the_model(name: str, arm: str) -> None:
 
 def test_irb_runs_on_what_there_is_and_says_so(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     irb: Any = family("irb")
-    monkeypatch.setitem(irb.RECIPES, "demo", Recipe(64, 0, 100, 1, 32, (2e-3,)))
+    monkeypatch.setitem(irb.RECIPES, "demo", Recipe(64, 0, 0, 100, 1, 32, (2e-3,)))
     monkeypatch.setattr(irb, "images", data.digits)
     point = irb.run("last_layer", seed=0, budget="demo")
     assert point.value > 0.2
@@ -447,8 +449,8 @@ def test_vit_pretrains_once_on_the_old_classes(cache: Path, monkeypatch: pytest.
     seen = []
     fit = train.fit
     monkeypatch.setattr(vit, "fit", lambda *a, **k: (seen.append(set(a[3].y.tolist())), fit(*a, **k))[1])
-    monkeypatch.setitem(vit.RECIPES, "demo", Recipe(64, 0, 100, 1, 32, (2e-3,)))
-    monkeypatch.setitem(vit.PRETRAIN, "demo", Recipe(128, 50, 0, 1, 64, (1e-3,)))
+    monkeypatch.setitem(vit.RECIPES, "demo", Recipe(64, 0, 0, 100, 1, 32, (2e-3,)))
+    monkeypatch.setitem(vit.PRETRAIN, "demo", Recipe(128, 0, 50, 0, 1, 64, (1e-3,)))
     monkeypatch.setattr(vit, "images", data.digits)
     points = [vit.run(arm, seed=0, budget="demo") for arm in ("last_layer", "lbp_wht:order=2")]
     assert seen == [set(vit.OLD_CLASSES)]

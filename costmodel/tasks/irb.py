@@ -32,9 +32,9 @@ ARMS: dict[Budget, tuple[str, ...]] = {
 }
 SEEDS: dict[Budget, tuple[int, ...]] = {"demo": (0,), "quick": (0, 1, 2), "full": (0, 1, 2, 3, 4)}
 RECIPES: dict[Budget, Recipe] = {
-    "demo": Recipe(train=384, val=0, test=1000, epochs=2, batch=32, lrs=(2e-3,)),
-    "quick": Recipe(train=1000, val=500, test=1000, epochs=3, batch=32, lrs=_LRS),
-    "full": Recipe(train=5000, val=2000, test=10_000, epochs=6, batch=32, lrs=_LRS),
+    "demo": Recipe(train=384, search_train=0, val=0, test=1000, epochs=2, batch=32, lrs=(2e-3,)),
+    "quick": Recipe(train=1000, search_train=500, val=500, test=1000, epochs=3, batch=32, lrs=_LRS),
+    "full": Recipe(train=5000, search_train=2500, val=2000, test=10_000, epochs=6, batch=32, lrs=_LRS),
 }
 
 

@@ -3,7 +3,9 @@
 The ground of Quamba and Quamba2 (METHODS.md sections 3 and 4). No package has a Mamba language model, so
 a small one is trained here for each seed, on nine tenths of the Python 3.11 manual (without that, of the sources of
 Python's library); an arm then quantizes it, calibrated on training text, and is evaluated in bits per byte on windows
-of every twentieth block of 64 KiB, which nothing else reads. Arms on Mamba-2 are written `mamba2/<method>`.
+of every twentieth block of 64 KiB, which nothing else reads: byte by byte through the cache, as in generation, where
+rounded states show; `prefill_bits` in the settings is the same by whole windows. Arms on Mamba-2 are written
+`mamba2/<method>`.
 """
 
 from __future__ import annotations
@@ -25,10 +27,12 @@ from costmodel.tasks.train import Watch
 
 __all__ = ["ARMS", "SEEDS", "Recipe", "build", "grid", "run"]
 
-VERSION = 1
+VERSION = 2
+_TRAIN_VERSION = 1
 _BLOCK = 65_536
-_MAMBA = ("fp32", "bf16", "naive_w8a8", "quamba", *(f"quamba2:bits={bits}" for bits in ("w8a8", "w4a8", "w4a16")))
-_MAMBA2 = tuple(f"mamba2/{arm}" for arm in ("fp32", "bf16", *(f"quamba2:bits={b}" for b in ("w8a8", "w4a8", "w4a16"))))
+_QUAMBA2 = tuple(f"quamba2:bits={bits}" for bits in ("w8a8", "w4a8", "w4a16", "w4ax"))
+_MAMBA = ("fp32", "bf16", "naive_w8a8", "quamba", *_QUAMBA2)
+_MAMBA2 = tuple(f"mamba2/{arm}" for arm in ("fp32", "bf16", "naive_w8a8", *_QUAMBA2))
 
 ARMS: dict[Budget, tuple[str, ...]] = {
     "demo": ("fp32", "naive_w8a8", "quamba", "quamba2:bits=w4a8"),
@@ -75,20 +79,27 @@ def run(arm: str, *, seed: int, budget: Budget, progress: Progress | None = None
         watch = Watch.start()
         model = _adapt(_language_model(base, weights), method, _calibration(source, recipe, seed))
         wall_s, cpu_s = watch.read()
-        by_window = bits_per_byte(model, _test_windows(source, recipe), _under(progress, f"{arm}: seed {seed}"))
+        windows = _test_windows(source, recipe)
+        by_window = generation_bits(model, windows, _under(progress, f"{arm}: seed {seed}"))
+        prefill = bits_per_byte(model, windows)
         return TaskResult(
             family="ssm",
             arm=arm,
             seed=seed,
             budget=budget,
-            metric=f"bits/byte on {len(by_window)} windows of {recipe.window} test bytes",
+            metric=f"bits/byte, byte by byte, on {len(by_window)} windows of {recipe.window} test bytes",
             value=math.fsum(by_window) / len(by_window),
             higher_is_better=False,
             train_s=round(wall_s, 3),
             train_cpu_s=round(cpu_s, 3),
             data=source.provenance,
             model=f"transformers {base}, {_config(base)}",
-            settings={**asdict(recipe), "optimizer": "adamw, cosine", "version": VERSION},
+            settings={
+                **asdict(recipe),
+                "optimizer": "adamw, cosine",
+                "prefill_bits": round(math.fsum(prefill) / len(prefill), 5),
+                "version": VERSION,
+            },
             per_item=[round(bits, 5) for bits in by_window],
         )
 
@@ -170,7 +181,9 @@ def _calibration(source: Text, recipe: Recipe, seed: int) -> Tensor:
 def _trained(base: str, seed: int, recipe: Recipe, source: Text, progress: Progress | None = None) -> dict[str, Tensor]:
     """Weights of the language model of a seed; trained once, kept in the cache."""
     content = {"steps": recipe.steps, "batch": recipe.batch, "length": recipe.length, "lr": recipe.lr}
-    key = key_of(version=VERSION, base=base, config=_config(base).to_dict(), seed=seed, data=source.digest, **content)
+    key = key_of(
+        version=_TRAIN_VERSION, base=base, config=_config(base).to_dict(), seed=seed, data=source.digest, **content
+    )
     file = cache_folder() / "checkpoints" / f"{base}-{key}.pt"
     if not file.is_file():
         torch.manual_seed(seed)
@@ -216,6 +229,28 @@ def bits_per_byte(model: nn.Module, windows: Tensor, progress: Progress | None =
         if progress is not None:
             progress(len(bits) / len(windows), "evaluating")
     return bits
+
+
+@torch.no_grad()
+def generation_bits(model: nn.Module, windows: Tensor, progress: Progress | None = None) -> list[float]:
+    """As `bits_per_byte`, but one byte a step through the cache, as in generation: states are rounded at every step."""
+    model.eval()
+    stepper: Any = model
+    ours = hasattr(model, "init_cache")
+    cache = stepper.init_cache(len(windows)) if ours else None
+    nats = torch.zeros(len(windows), dtype=torch.float64)
+    length = windows.shape[1] - 1
+    for t in range(length):
+        token = windows[:, t : t + 1]
+        if ours:
+            output = stepper(token, cache)
+        else:
+            output = stepper(input_ids=token, cache_params=cache, use_cache=True)
+            cache = output.cache_params
+        nats += nn.functional.cross_entropy(output.logits[:, -1].float(), windows[:, t + 1], reduction="none")
+        if progress is not None and t % 16 == 0:
+            progress(t / length, "generating")
+    return (nats / length / math.log(2)).tolist()
 
 
 def _under(progress: Progress | None, what: str) -> Progress | None:

@@ -46,9 +46,13 @@ SEARCH_SEED = 10_000
 
 @dataclass(frozen=True)
 class Recipe:
-    """How much to train and on how many images; `lrs` are tried on the validation split, one alone is taken."""
+    """How much to train and on how many images; `lrs` are tried on the validation split, one alone is taken.
+
+    A rate is tried with `search_train` images and as many epochs.
+    """
 
     train: int
+    search_train: int
     val: int
     test: int
     epochs: int
@@ -283,10 +287,10 @@ def run_arm(
         "data": images.digest, "notes": notes,
     }  # fmt: skip
 
-    def trained(lr: float, seed: int, report: Progress | None) -> tuple[nn.Module, Watch]:
+    def trained(n: int, lr: float, seed: int, report: Progress | None) -> tuple[nn.Module, Watch]:
         torch.manual_seed(seed)
         model = task.adapt(task.base(images, seed, budget), arm, recipe.batch)
-        train = train_split(images, recipe.train, seed)
+        train = train_split(images, n, seed)
         watch = Watch.start()
         fit(model, task.stages(model), task.prepare, train, recipe, lr, seed, report)
         return model, watch
@@ -295,15 +299,19 @@ def run_arm(
         held_out = val_split(images, recipe.val)
 
         def trial(lr: float) -> float:
-            model, _ = trained(lr, SEARCH_SEED, _under(progress, f"{arm}: trying lr {lr:g}"))
-            return accuracy(model, task.prepare, held_out)
+            def score() -> dict[str, Any]:
+                report = _under(progress, f"{arm}: trying lr {lr:g}")
+                model, _ = trained(recipe.search_train, lr, SEARCH_SEED, report)
+                return {"accuracy": accuracy(model, task.prepare, held_out)}
+
+            return float(cached_json("trials", key_of(**content, trial=lr), score)["accuracy"])
 
         best, scores = search_lr(trial, recipe.lrs)
         return {"lr": best, "scores": {f"{lr:g}": round(score, 4) for lr, score in sorted(scores.items())}}
 
     def compute() -> TaskResult:
         found = cached_json("lr", key_of(**content), search)
-        model, watch = trained(found["lr"], seed, _under(progress, f"{arm}: seed {seed}"))
+        model, watch = trained(recipe.train, found["lr"], seed, _under(progress, f"{arm}: seed {seed}"))
         wall_s, cpu_s = watch.read()
         held_out = test_split(images, recipe.test)
         return TaskResult(

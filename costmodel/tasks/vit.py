@@ -43,14 +43,14 @@ ARMS: dict[Budget, tuple[str, ...]] = {
 }
 SEEDS: dict[Budget, tuple[int, ...]] = {"demo": (0,), "quick": (0, 1, 2), "full": (0, 1, 2, 3, 4)}
 RECIPES: dict[Budget, Recipe] = {
-    "demo": Recipe(train=512, val=0, test=1000, epochs=3, batch=32, lrs=(2e-3,)),
-    "quick": Recipe(train=1000, val=500, test=2000, epochs=3, batch=32, lrs=_LRS),
-    "full": Recipe(train=3000, val=2000, test=10_000, epochs=10, batch=32, lrs=_LRS),
+    "demo": Recipe(train=512, search_train=0, val=0, test=1000, epochs=3, batch=32, lrs=(2e-3,)),
+    "quick": Recipe(train=1000, search_train=500, val=500, test=2000, epochs=3, batch=32, lrs=_LRS),
+    "full": Recipe(train=3000, search_train=1500, val=2000, test=10_000, epochs=10, batch=32, lrs=_LRS),
 }
 PRETRAIN: dict[Budget, Recipe] = {
-    "demo": Recipe(train=2000, val=500, test=0, epochs=1, batch=64, lrs=(1e-3,)),
-    "quick": Recipe(train=20_000, val=1000, test=0, epochs=2, batch=64, lrs=(1e-3,)),
-    "full": Recipe(train=27_000, val=1000, test=0, epochs=6, batch=64, lrs=(1e-3,)),
+    "demo": Recipe(train=2000, search_train=0, val=500, test=0, epochs=1, batch=64, lrs=(1e-3,)),
+    "quick": Recipe(train=20_000, search_train=0, val=1000, test=0, epochs=2, batch=64, lrs=(1e-3,)),
+    "full": Recipe(train=27_000, search_train=0, val=1000, test=0, epochs=6, batch=64, lrs=(1e-3,)),
 }
 
 
