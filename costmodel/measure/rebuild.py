@@ -11,14 +11,16 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from ..capture import capture
+from ..device import Device
 from ..errors import CostmodelError, FileError
+from ..estimate import Estimate, estimate
 from ..graph import OpGraph, load
 from ..methods import apply_method
 from ..models import load_model, resolve_alias
-from ..runs import Run
+from ..runs import Run, runtime_for
 from .job import Job
 
-__all__ = ["graph_of_run", "job_of", "trace_cache", "traced"]
+__all__ = ["estimate_of_run", "graph_of_run", "job_of", "trace_cache", "traced"]
 
 # What tables call a precision, and the dtype of the step that is rebuilt for it.
 _DTYPES = {"amp-fp16": "float16", "amp-bf16": "bfloat16", "auto": "float32"}
@@ -54,6 +56,20 @@ def job_of(run: Run) -> Job:
 def graph_of_run(run: Run) -> OpGraph:
     """The op graph of what `run` measured, from the cache of traces or traced now."""
     return traced(job_of(run))
+
+
+def estimate_of_run(run: Run, device: Device, runtime: str | None = None) -> Estimate:
+    """What `device` should take for what `run` measured.
+
+    Without a thread count it is one a core of the fastest cluster, which is what torch starts; without a runtime it
+    is the one that the row's framework means.
+
+    Raises:
+        CostmodelError: the row cannot be rebuilt, or its framework is none of the device's.
+    """
+    name = runtime or runtime_for(device, run.runtime)
+    threads = min(run.threads or int(device.cpu[0].cores.value), device.cores)
+    return estimate(graph_of_run(run), device, runtime=name, threads=threads)
 
 
 def traced(job: Job) -> OpGraph:
