@@ -9,14 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .elementwise import EXP, TANH
-from .layout import ceil_to
+from .layout import ceil_to, copy_bytes, strides_of
 from .matmul import gemm_terms
 from .reduction import SOFTMAX_FLOPS
 from .spec import Cost, OpSpec, TensorSpec
 
 __all__ = ["FORMULAS", "pairs", "tiled_pairs"]
 
-QUERY_TILE, KEY_TILE = 32, 512
+KEY_TILE = 512
+
+
+def query_tile(queries: int) -> int:
+    """Queries a tile of ATen's CPU kernel.
+
+    >>> query_tile(100), query_tile(197), query_tile(1024)
+    (32, 64, 256)
+    """
+    return 256 if queries >= 768 else 64 if queries >= 192 else 32
 
 
 def pairs(queries: int, keys: int, causal: bool) -> int:
@@ -39,9 +48,8 @@ def tiled_pairs(queries: int, keys: int, causal: bool) -> int:
     """
     if not causal:
         return queries * keys
-    return sum(
-        min(QUERY_TILE, queries - start) * min(start + QUERY_TILE, keys) for start in range(0, queries, QUERY_TILE)
-    )
+    tile = query_tile(queries)
+    return sum(min(tile, queries - start) * min(start + tile, keys) for start in range(0, queries, tile))
 
 
 def _shapes(q: TensorSpec, k: TensorSpec, v: TensorSpec) -> tuple[int, int, int, int, int]:
@@ -67,7 +75,19 @@ def flash(op: OpSpec) -> Cost:
         kind="attention",
         work=float(heads * tiled_pairs(queries, keys, causal) * each),
         terms=_terms(heads, tiled_pairs(queries, keys, causal), queries, keys, width),
+        workspace=op.threads * _tile_bytes(queries, keys, out_width, q.itemsize),
     )
+
+
+def _tile_bytes(queries: int, keys: int, width: int, itemsize: int) -> int:
+    """Buffers of a thread: scores of a tile, maximum and sum a row, and the result, in float32; scores again in 16 bit.
+
+    >>> _tile_bytes(197, 197, 64, 4)  # (64·197 + 2·64 + 64·64)·4
+    67328
+    """
+    q, k = min(query_tile(queries), queries), min(KEY_TILE, keys)
+    narrow = q * k * itemsize if itemsize < 4 else 0
+    return 4 * (q * k + 2 * q + q * width) + narrow
 
 
 def _terms(heads: int, pairs_each: int, queries: int, keys: int, width: int) -> dict[str, float]:
@@ -92,14 +112,21 @@ def flash_backward(op: OpSpec) -> Cost:
     q, k, v = op.inputs[1:4]
     heads, queries, keys, width, out_width = _shapes(q, k, v)
     causal = bool(op.attr("is_causal", False))
+    tile = min(query_tile(queries), queries)
     each = 3 * 2 * width + 2 * 2 * out_width + EXP + 2 + 4
     return Cost(
         flops=heads * pairs(queries, keys, causal) * each,
         kind="attention_backward",
         work=float(heads * tiled_pairs(queries, keys, causal) * each),
         terms=_terms(heads, tiled_pairs(queries, keys, causal), queries, keys, width),
-        calls=1,
+        workspace=op.threads * 4 * tile * (2 * min(KEY_TILE, keys) + 1) + _gradient_copy(op.inputs[0]),
     )
+
+
+def _gradient_copy(g: TensorSpec) -> int:
+    """The kernel wants the gradient of the output with heads beside each other: (batch, tokens, heads, width)."""
+    b, h, n, e = strides_of(g)
+    return copy_bytes(TensorSpec((g.shape[0], g.shape[2], g.shape[1], g.shape[3]), g.dtype, (b, n, h, e)))
 
 
 def composite(op: OpSpec) -> Cost:

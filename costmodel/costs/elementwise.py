@@ -9,8 +9,9 @@ arithmetic, with ``_strided`` where the innermost loop does not step by one, ``e
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
-from .layout import Loop, first, loop
+from .layout import Loop, copy_bytes, first, loop
 from .spec import DTYPE_BYTES, Cost, OpSpec
 
 __all__ = ["EXP", "FORMULAS", "POW", "TANH", "elementwise_cost", "promotion_bytes"]
@@ -19,6 +20,7 @@ EXP = 8  # exp, log, sin, cos: range reduction and a polynomial, about eight vec
 TANH = 12  # tanh, erf and other quotients of two such pieces
 POW = 2 * EXP  # exp(y·log x)
 
+_MASKS = {"where": 0, "masked_fill": 1}  # a boolean operand that is read as it is
 _FLOATS = ("bfloat16", "float16", "float32", "float64", "complex64", "complex128")
 
 
@@ -56,8 +58,12 @@ def promotion_bytes(op: OpSpec) -> int:
     >>> promotion_bytes(op("aten::mul", [TensorSpec((4,), "float32"), TensorSpec((4,), "int64")], [(4,)]))
     16
     """
-    tensors = [t for t in op.inputs if t.shape] or list(op.inputs)
+    masked = _MASKS.get(op.name.split("::")[-1].rstrip("_"))
+    operands = [t for k, t in enumerate(op.inputs) if k != masked]
+    tensors = [t for t in operands if t.shape] or operands
     dtypes = {t.dtype for t in tensors}
+    if op.outputs and op.outputs[0].dtype in _FLOATS:  # division and functions of integers
+        dtypes.add(op.outputs[0].dtype)
     if len(dtypes) <= 1:
         return 0
     common = max(dtypes, key=_rank)
@@ -171,7 +177,8 @@ def gelu_backward(op: OpSpec) -> Cost:
     >>> gelu_backward(op("aten::gelu_backward", [(2,), (2,)], [(2,)])).flops  # erf 12 + 3, φ 8 + 3, 3 to join them
     58
     """
-    return elementwise_cost(op, TANH + 18 if op.attr("approximate") == "tanh" else TANH + EXP + 9)
+    cost = elementwise_cost(op, TANH + 18 if op.attr("approximate") == "tanh" else TANH + EXP + 9)
+    return replace(cost, workspace=sum(map(copy_bytes, (*op.inputs, *op.outputs))))
 
 
 def listed(name: str, flops_each: int | None = None) -> Callable[[OpSpec], Cost]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from .spec import OpSpec, TensorSpec
 
-__all__ = ["Loop", "broadcast_strides", "ceil_to", "first", "loop", "strides_of"]
+__all__ = ["Loop", "broadcast_strides", "ceil_to", "channels_last", "copy_bytes", "first", "loop", "strides_of"]
 
 
 class Loop(NamedTuple):
@@ -88,6 +88,28 @@ def loop(output: TensorSpec, inputs: Sequence[TensorSpec]) -> Loop:
     while dims and all(outer == step * inner[0] for outer, step in zip(dims[-1][1:], inner[1:])):
         inner[0] *= dims.pop()[0]
     return Loop(inner[0], prod(d[0] for d in dims), all(step in (0, 1) for step in inner[1:]))
+
+
+def copy_bytes(t: TensorSpec) -> int:
+    """Bytes of ``t.contiguous()``: none if it is already.
+
+    >>> copy_bytes(TensorSpec((4, 8))), copy_bytes(TensorSpec((4, 8), stride=(1, 4)))
+    (0, 128)
+    """
+    return 0 if t.contiguous else t.numel * t.itemsize
+
+
+def channels_last(t: TensorSpec) -> bool:
+    """Whether (N, C, H, W) lies as (N, H, W, C).
+
+    >>> channels_last(TensorSpec((2, 3, 4, 5), stride=(60, 1, 15, 3))), channels_last(TensorSpec((2, 3, 4, 5)))
+    (True, False)
+    """
+    if len(t.shape) not in (4, 5) or not t.stride:
+        return False
+    order = (0, *range(2, len(t.shape)), 1)
+    moved = TensorSpec(tuple(t.shape[d] for d in order), t.dtype, tuple(t.stride[d] for d in order))
+    return moved.contiguous
 
 
 def first(op: OpSpec) -> TensorSpec:

@@ -28,7 +28,9 @@ def dense(thirds: int, *, square_of: str = "columns") -> Callable[[OpSpec], Cost
         batch = prod(matrix.shape[:-2])
         small, large = min(m, n), max(m, n)
         size = small * small * large if square_of == "smaller" else n**3
-        return Cost(batch * thirds * size // 3, "factorisation", terms=gemm_terms(small, small, large, batch))
+        terms = gemm_terms(small, small, large, batch)
+        copied = matrix.numel * matrix.itemsize if "inv" in op.name or "svd" in op.name else 0
+        return Cost(batch * thirds * size // 3, "factorisation", terms=terms, workspace=copied)
 
     return formula
 

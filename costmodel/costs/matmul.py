@@ -77,7 +77,7 @@ def gemm_kind(m: int, n: int, a: TensorSpec, b: TensorSpec, batch: int = 1) -> s
 
 
 def blas_copy_bytes(t: TensorSpec) -> int:
-    """Bytes of the copy that ATen makes of an operand that BLAS cannot read as it lies.
+    """Bytes of the copy that ATen makes of an operand that BLAS cannot read as it lies, a matrix of a batch at a time.
 
     BLAS wants one of the two strides to be 1 and the other to be no smaller than the run.
 
@@ -89,7 +89,7 @@ def blas_copy_bytes(t: TensorSpec) -> int:
     (rows, columns), (row, column) = t.shape[-2:], strides_of(t)[-2:]
     if (column == 1 and row >= max(1, columns)) or (row == 1 and column >= max(1, rows)):
         return 0
-    return t.numel * t.itemsize
+    return rows * columns * t.itemsize
 
 
 def matmul_cost(a: TensorSpec, b: TensorSpec, m: int, n: int, k: int, batch: int = 1) -> Cost:
@@ -104,8 +104,7 @@ def matmul_cost(a: TensorSpec, b: TensorSpec, m: int, n: int, k: int, batch: int
         kind=gemm_kind(m, n, a, b, batch),
         work=padded_flops(m, n, k, batch),
         terms=gemm_terms(m, n, k, batch),
-        calls=1,
-        workspace=blas_copy_bytes(a) + blas_copy_bytes(b) if batch == 1 else 0,
+        workspace=blas_copy_bytes(a) + blas_copy_bytes(b),
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import prod
 
-from .layout import first, loop
+from .layout import copy_bytes, first, loop
 from .spec import Cost, OpSpec, TensorSpec
 
 __all__ = ["FORMULAS", "copy_cost", "copy_kind", "view"]
@@ -60,7 +60,23 @@ def copy_cost(source: TensorSpec, target: TensorSpec, read: tuple[int, ...] | No
         copy_kind(source, target),
         terms={"n": float(target.numel), "runs": float(shape.runs)},
         read=read,
+        workspace=_transpose_block(source, target),
     )
+
+
+TRANSPOSE_BLOCK = 60  # rows and columns of the block through which ATen transposes a matrix
+
+
+def _transpose_block(source: TensorSpec, target: TensorSpec) -> int:
+    """Bytes of that block, for matrices that have at least as many elements.
+
+    >>> _transpose_block(TensorSpec((400, 500), stride=(1, 400)), TensorSpec((400, 500)))
+    14400
+    """
+    elements = TRANSPOSE_BLOCK**2
+    plain = len(source.shape) == 2 and target.contiguous and source.dtype == target.dtype and bool(source.stride)
+    crossed = plain and source.stride == (1, source.shape[0]) and source.numel >= elements
+    return elements * source.itemsize if crossed and source.shape == target.shape else 0
 
 
 def clone(op: OpSpec) -> Cost:
@@ -104,7 +120,8 @@ def gather_copy(op: OpSpec) -> Cost:
         "tensors": float(len(op.inputs)),
         "runs": float(runs),
     }
-    return Cost(0, "cat", terms=terms)
+    cast = sum(t.numel * t.itemsize for t in op.inputs if t.dtype != out.dtype)
+    return Cost(0, "cat", terms=terms, workspace=cast)
 
 
 def shifted(op: OpSpec) -> Cost:
@@ -116,7 +133,10 @@ def shifted(op: OpSpec) -> Cost:
     """
     out = op.outputs[0]
     runs = out.numel // max(out.shape[-1] if out.shape else 1, 1)
-    return Cost(0, "copy_rows", terms={"n": float(out.numel), "runs": float(runs)})
+    shifts = op.attr("shifts", []) if "roll" in op.name else []
+    between = min(max(len(shifts) - 1, 0), 2)  # a roll of several dimensions rolls one after the other
+    terms = {"n": float(out.numel * (1 + between)), "runs": float(runs)}
+    return Cost(0, "copy_rows", terms=terms, workspace=between * out.numel * out.itemsize)
 
 
 def fill(op: OpSpec) -> Cost:
@@ -155,7 +175,7 @@ def native_dropout(op: OpSpec) -> Cost:
     176
     """
     n = op.outputs[0].numel
-    return Cost((GENERATOR + 2) * n, "random", terms={"n": float(n)})
+    return Cost((GENERATOR + 2) * n, "random", terms={"n": float(n)}, workspace=n * op.outputs[0].itemsize)
 
 
 GENERATOR = 20  # Mersenne twister: tempering and the share of the state update, in integer operations
@@ -265,7 +285,7 @@ def embedding(op: OpSpec) -> Cost:
     """
     out, indices = op.outputs[0], op.inputs[1]
     terms = {"n": float(out.numel), "rows": float(indices.numel)}
-    return Cost(0, "embedding", terms=terms, read=(out.nbytes, indices.nbytes))
+    return Cost(0, "embedding", terms=terms, read=(out.nbytes, indices.nbytes), workspace=copy_bytes(indices))
 
 
 def embedding_backward(op: OpSpec) -> Cost:
@@ -278,7 +298,8 @@ def embedding_backward(op: OpSpec) -> Cost:
     """
     g, indices, table = op.inputs[0], op.inputs[1], op.outputs[0]
     terms = {"n": float(g.numel), "table": float(table.numel), "rows": float(indices.numel)}
-    return Cost(g.numel, "embedding_backward", terms=terms, write=(table.nbytes + g.nbytes,))
+    copies = copy_bytes(g) + copy_bytes(indices)
+    return Cost(g.numel, "embedding_backward", terms=terms, write=(table.nbytes + g.nbytes,), workspace=copies)
 
 
 def embedding_bag(op: OpSpec) -> Cost:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from math import prod
 
+from .layout import channels_last, copy_bytes
 from .spec import Cost, OpSpec, TensorSpec
 
 __all__ = ["FORMULAS"]
@@ -36,21 +37,24 @@ def batch_norm(op: OpSpec) -> Cost:
     >>> [batch_norm(op("aten::native_batch_norm", ins, outs, training=t)).flops for t in (False, True)]  # 200 elements
     [400, 1000]
     """
-    x = op.inputs[0]
+    x, channels = op.inputs[0], op.outputs[0].shape[1] if len(op.outputs[0].shape) > 1 else 1
     training = op.attr("training", op.attr("train", "running" not in op.name and "no_training" not in op.name))
     if "no_training" in op.name:
         training = False
-    plane = x.numel * x.itemsize
     return Cost(
         (AFFINE + (STATISTICS if training else 0)) * x.numel,
         "batch_norm_train" if training else "batch_norm_eval",
         terms=_channel_terms(x),
-        workspace=0 if x.contiguous or _channels_last(x) else plane,
+        workspace=_vectors(x, bool(training), op.threads) * channels * x.itemsize,
     )
 
 
-def _channels_last(x: TensorSpec) -> bool:
-    return len(x.shape) == 4 and x.stride[1] == 1 and x.stride[3] == x.shape[1]
+def _vectors(x: TensorSpec, training: bool, threads: int) -> int:
+    """Vectors of one value a channel that the kernel of this layout keeps: scale and shift, or partial sums."""
+    by_position = channels_last(x) or len(x.shape) == 2
+    if not (x.contiguous or by_position):
+        return 0 if training else 3
+    return 2 + (threads if training and by_position else 0)
 
 
 def batch_norm_backward(op: OpSpec) -> Cost:
@@ -70,7 +74,13 @@ def batch_norm_backward(op: OpSpec) -> Cost:
         (sums + ((5 if train else 1) if to_x else 0)) * g.numel,
         "batch_norm_train_backward" if train else "batch_norm_eval_backward",
         terms=_channel_terms(x),
+        # one more map where input and gradient lie alike, one vector where they do not
+        workspace=x.numel * x.itemsize if _alike(g, x) else _channels(x)[1] * x.itemsize,
     )
+
+
+def _alike(g: TensorSpec, x: TensorSpec) -> bool:
+    return (g.contiguous and x.contiguous) or (channels_last(g) and channels_last(x))
 
 
 def _row_terms(x: TensorSpec, width: int) -> dict[str, float]:
@@ -92,8 +102,7 @@ def layer_norm(op: OpSpec) -> Cost:
     x = op.inputs[0]
     width = prod(op.attr("normalized_shape", x.shape[-1:]))
     each = STATISTICS + 2 + (AFFINE if _has_affine(op, 1) else 0)
-    copies = 0 if x.contiguous else x.numel * x.itemsize
-    return Cost(each * x.numel, "layer_norm", terms=_row_terms(x, width), workspace=copies)
+    return Cost(each * x.numel, "layer_norm", terms=_row_terms(x, width), workspace=copy_bytes(x))
 
 
 def layer_norm_backward(op: OpSpec) -> Cost:
@@ -105,14 +114,18 @@ def layer_norm_backward(op: OpSpec) -> Cost:
     ...                        normalized_shape=[10], output_mask=[True] * 3)).flops
     840
     """
-    return _normalised_backward(op, "layer_norm_backward", prod(op.attr("normalized_shape", op.inputs[1].shape[-1:])))
+    g, x = op.inputs[:2]
+    width = prod(op.attr("normalized_shape", x.shape[-1:]))
+    to_parameters = any(op.attr("output_mask", [True] * 3)[1:])
+    partial = 2 * width * op.threads * x.itemsize if to_parameters else 0
+    return _normalised_backward(op, "layer_norm_backward", width, copy_bytes(g) + copy_bytes(x) + partial)
 
 
-def _normalised_backward(op: OpSpec, kind: str, width: int) -> Cost:
+def _normalised_backward(op: OpSpec, kind: str, width: int, workspace: int) -> Cost:
     g, x = op.inputs[:2]
     to_x, to_w, to_b = op.attr("output_mask", [True] * 3)
     each = 2 + (9 if to_x else 0) + (2 if to_w else 0) + (1 if to_b else 0)
-    return Cost(each * g.numel, kind, terms=_row_terms(x, width))
+    return Cost(each * g.numel, kind, terms=_row_terms(x, width), workspace=workspace)
 
 
 def group_norm(op: OpSpec) -> Cost:
@@ -125,7 +138,15 @@ def group_norm(op: OpSpec) -> Cost:
     """
     x = op.inputs[0]
     groups = op.attr("N", x.shape[0]) * op.attr("group", op.attr("num_groups", 1))
-    return Cost((STATISTICS + AFFINE) * x.numel, "group_norm", terms=_row_terms(x, x.numel // max(groups, 1)))
+    sums = _planes_bytes(x) if channels_last(x) else 0
+    terms = _row_terms(x, x.numel // max(groups, 1))
+    return Cost((STATISTICS + AFFINE) * x.numel, "group_norm", terms=terms, workspace=sums)
+
+
+def _planes_bytes(x: TensorSpec) -> int:
+    """Two values a channel of each image."""
+    n, c, _ = _channels(x)
+    return 2 * n * c * x.itemsize
 
 
 def group_norm_backward(op: OpSpec) -> Cost:
@@ -139,7 +160,7 @@ def group_norm_backward(op: OpSpec) -> Cost:
     """
     x = op.inputs[1]
     groups = op.attr("N", x.shape[0]) * op.attr("group", 1)
-    return _normalised_backward(op, "group_norm_backward", x.numel // max(groups, 1))
+    return _normalised_backward(op, "group_norm_backward", x.numel // max(groups, 1), _planes_bytes(x))
 
 
 def instance_norm(op: OpSpec) -> Cost:

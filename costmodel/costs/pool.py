@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import ceil, prod
 
+from .layout import channels_last, copy_bytes
 from .spec import Cost, OpSpec, TensorSpec
 
 __all__ = ["FORMULAS"]
@@ -50,7 +51,8 @@ def _pool(op: OpSpec, kind: str, flops_result: int) -> Cost:
     x, y = op.inputs[0], op.outputs[0]
     window = _window(op, x, y)
     terms = {"results": float(y.numel), "taps": float(y.numel * window), "n": float(x.numel)}
-    return Cost(y.numel * (window + flops_result), kind, terms=terms)
+    copies = 0 if channels_last(x) else copy_bytes(x)
+    return Cost(y.numel * (window + flops_result), kind, terms=terms, workspace=copies)
 
 
 def max_pool_backward(op: OpSpec) -> Cost:
@@ -104,7 +106,24 @@ def upsample(op: OpSpec) -> Cost:
     each = (1 if taps == 0 and backward else 0) + 2 * taps
     kind = ("resample_nearest" if taps == 0 else "resample") + ("_backward" if backward else "")
     terms = {"n": float(large.numel), "taps": float(large.numel * max(taps, 1))}
-    return Cost(each * large.numel, kind, terms=terms)
+    return Cost(each * large.numel, kind, terms=terms, workspace=0 if backward else _resample_copies(op))
+
+
+VECTOR_SIDES = 128  # height + width of results up to which ATen resamples in channels-last
+
+
+def _resample_copies(op: OpSpec) -> int:
+    """Source and result in channels-last, where the vectorised kernel takes a plain map.
+
+    >>> from .spec import op
+    >>> _resample_copies(op("aten::upsample_nearest2d", [(1, 2, 4, 4)], [(1, 2, 8, 8)]))  # 4·(32 + 128)
+    640
+    """
+    x, y = op.inputs[0], op.outputs[0]
+    vectorised = ("nearest2d" in op.name or "upsample_bilinear2d" in op.name) and not op.name.endswith("aa")
+    if not vectorised or channels_last(x) or sum(y.shape[-2:]) > VECTOR_SIDES:
+        return 0
+    return (x.numel + y.numel) * x.itemsize
 
 
 def grid_sample(op: OpSpec) -> Cost:

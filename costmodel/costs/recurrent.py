@@ -62,6 +62,8 @@ def _layer(x: TensorSpec, weight: TensorSpec, cell: str, passes: int) -> Cost:
         passes * steps * _step_flops(cell, inputs, hidden),
         f"rnn_{cell}" + ("_backward" if passes == 2 else ""),
         terms={key: passes * value for key, value in terms.items()} | {"steps": float(passes * steps)},
+        # both weights reordered, and states and gates of every step
+        workspace=(weight.shape[0] * (inputs + hidden + 1) + steps * hidden * (GATES[cell] + 5)) * x.itemsize,
         calls=passes,
     )
 

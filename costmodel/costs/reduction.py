@@ -8,10 +8,11 @@ maximum, subtraction, exp (8), sum, division. Kinds: ``reduce_inner`` (the reduc
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import ceil, log2, prod
 
 from .elementwise import EXP, POW, elementwise_cost
-from .layout import first, strides_of
+from .layout import copy_bytes, first, strides_of
 from .spec import Cost, OpSpec
 
 __all__ = ["FORMULAS", "SOFTMAX_FLOPS", "reduction_cost"]
@@ -34,7 +35,40 @@ def reduction_cost(op: OpSpec, flops_each: int, flops_result: int = 0) -> Cost:
         flops=flops_each * x.numel + flops_result * y.numel,
         kind="reduce_inner" if inner else "reduce_outer",
         terms={"n": float(x.numel), "results": float(y.numel)},
+        workspace=_cast_bytes(op),
     )
+
+
+def _cast_bytes(op: OpSpec) -> int:
+    """A sum in a wider type starts from a copy in that type; a mean of 16-bit floats is summed in float32."""
+    x, y = op.inputs[0], first(op)
+    name = op.name.split("::")[-1]
+    if name == "mean" and x.itemsize == 2:
+        return 4 * (x.numel + y.numel)
+    return x.numel * y.itemsize if name in ("sum", "prod", "nansum") and x.dtype != y.dtype and x.itemsize != 2 else 0
+
+
+def logsumexp(op: OpSpec) -> Cost:
+    """Softmax's sum and a logarithm a result; the exponentials and the maxima are kept.
+
+    >>> from .spec import op
+    >>> logsumexp(op("aten::logsumexp", [(4, 8)], [(4,)], dim=[1])).workspace
+    144
+    """
+    x, y = op.inputs[0], first(op)
+    cost = reduction_cost(op, EXP + 3, EXP)
+    return replace(cost, workspace=(x.numel + y.numel) * x.itemsize)
+
+
+def safe_softmax(op: OpSpec) -> Cost:
+    """Softmax whose rows of −∞ alone give zeros: a mask of the elements and one of the rows.
+
+    >>> from .spec import op
+    >>> safe_softmax(op("aten::_safe_softmax", [(3, 10)], [(3, 10)], dim=-1)).workspace
+    33
+    """
+    cost = softmax(op)
+    return replace(cost, workspace=cost.workspace + int(cost.terms["n"] + cost.terms["rows"]))
 
 
 def _reduces_inner(op: OpSpec) -> bool:
@@ -103,12 +137,11 @@ def _row_wise(op: OpSpec, flops_each: int, kind: str) -> Cost:
     length = x.shape[dim] if x.shape else 1
     rows = x.numel // max(length, 1)
     inner = not x.shape or dim % len(x.shape) == len(x.shape) - 1
-    copies = sum(t.numel * t.itemsize for t in op.inputs[:2] if not t.contiguous)
     return Cost(
         flops_each * x.numel,
         kind if inner else f"{kind}_outer",
         terms={"n": float(x.numel), "rows": float(rows)},
-        workspace=copies,
+        workspace=sum(map(copy_bytes, op.inputs[: 2 if "backward" in kind else 1])),
     )
 
 
@@ -153,7 +186,7 @@ def cross_entropy(op: OpSpec) -> Cost:
     return Cost(SOFTMAX_FLOPS * x.numel + 2 * target.numel, "softmax", terms=terms, workspace=x.numel * x.itemsize)
 
 
-def pointwise_loss(flops_each: int) -> Callable[[OpSpec], Cost]:
+def pointwise_loss(flops_each: int, copies: int = 1) -> Callable[[OpSpec], Cost]:
     """A loss of two tensors of one shape, reduced or not."""
 
     def formula(op: OpSpec) -> Cost:
@@ -166,7 +199,7 @@ def pointwise_loss(flops_each: int) -> Callable[[OpSpec], Cost]:
         x, y = op.inputs[0], op.outputs[0]
         if y.numel == x.numel:
             return elementwise_cost(op, flops_each)
-        size = x.numel * x.itemsize
+        size = copies * x.numel * x.itemsize
         terms = {"n": float(x.numel), "results": 1.0}
         return Cost((flops_each + 1) * x.numel, "reduce_inner", terms=terms, workspace=size)
 
@@ -183,7 +216,9 @@ def scan(op: OpSpec) -> Cost:
     x = op.inputs[0]
     length = x.shape[op.attr("dim", -1)] if x.shape else 1
     each = EXP * 2 + 3 if "logcumsumexp" in op.name else 1
-    return Cost(each * x.numel, "scan", terms={"n": float(x.numel), "rows": float(x.numel // max(length, 1))})
+    terms = {"n": float(x.numel), "rows": float(x.numel // max(length, 1))}
+    widened = x.numel * first(op).itemsize if x.dtype != first(op).dtype else 0
+    return Cost(each * x.numel, "scan", terms=terms, workspace=widened)
 
 
 def sort(op: OpSpec) -> Cost:
@@ -198,7 +233,11 @@ def sort(op: OpSpec) -> Cost:
     steps = max(1, ceil(log2(length))) if length > 1 else 1
     rows = x.numel // max(length, 1)
     terms = {"n": float(x.numel), "nlogn": float(x.numel * steps), "rows": float(rows)}
-    return Cost(x.numel * steps, "sort", terms=terms)
+    base = op.name.split("::")[-1]
+    workspace = (
+        x.numel * (x.itemsize + 8) if base == "kthvalue" else 8 * length if base in ("sort", "argsort", "msort") else 0
+    )
+    return Cost(x.numel * steps, "sort", terms=terms, workspace=workspace)
 
 
 def distance(op: OpSpec) -> Cost:
@@ -223,12 +262,12 @@ FORMULAS: dict[str, Callable[[OpSpec], Cost]] = {
     "aten::var_mean": reducing(3, 2),
     "aten::std": reducing(3, 2),
     "aten::std_mean": reducing(3, 3),
-    "aten::logsumexp": reducing(EXP + 3, EXP),
+    "aten::logsumexp": logsumexp,
     "aten::linalg_vector_norm": vector_norm,
     "aten::norm": vector_norm,
     "aten::_softmax": softmax,
     "aten::softmax": softmax,
-    "aten::_safe_softmax": softmax,
+    "aten::_safe_softmax": safe_softmax,
     "aten::_log_softmax": softmax,
     "aten::log_softmax": softmax,
     "aten::_softmax_backward_data": softmax_backward,
@@ -244,8 +283,8 @@ FORMULAS: dict[str, Callable[[OpSpec], Cost]] = {
     "aten::l1_loss": pointwise_loss(2),
     "aten::smooth_l1_loss": pointwise_loss(5),
     "aten::huber_loss": pointwise_loss(5),
-    "aten::binary_cross_entropy": pointwise_loss(2 * EXP + 5),
-    "aten::binary_cross_entropy_with_logits": pointwise_loss(2 * EXP + 6),
+    "aten::binary_cross_entropy": pointwise_loss(2 * EXP + 5, copies=0),
+    "aten::binary_cross_entropy_with_logits": pointwise_loss(2 * EXP + 6, copies=2),
     "aten::soft_margin_loss": pointwise_loss(2 * EXP + 2),
     "aten::kl_div": pointwise_loss(EXP + 3),
     **{f"aten::{name}": scan for name in (
