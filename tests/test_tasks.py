@@ -180,7 +180,7 @@ def test_cached_computes_once_and_round_trips(cache: Path) -> None:
         calls.append(1)
         return a_result(per_item=[1.5, 2.5])
 
-    assert result.cached("k", compute) == result.cached("k", compute) == a_result(per_item=[1.5, 2.5])
+    assert result.cached("k", compute) == result.cached("k", compute) == a_result(per_item=[1.5, 2.5], key="k")
     assert len(calls) == 1
 
 
@@ -204,7 +204,7 @@ def test_a_damaged_result_is_named(cache: Path) -> None:
 
 
 def test_published_results_are_found_by_key(cache: Path) -> None:
-    result.publish("tiny", "demo", [("k", a_result(value=0.7))])
+    result.publish("tiny", "demo", [a_result(value=0.7, key="k")])
 
     def compute() -> TaskResult:
         raise AssertionError("it is published")
@@ -216,7 +216,7 @@ def test_published_results_are_found_by_key(cache: Path) -> None:
 
 def test_an_older_schema_is_refused(cache: Path) -> None:
     file = result.publish("tiny", "demo", [])
-    file.write_text(json.dumps({"schema": 0, "results": {}}))
+    file.write_text(json.dumps({"schema": 0, "results": []}))
     with pytest.raises(FileError, match="schema"):
         result.committed("tiny")
 

@@ -8,7 +8,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -47,7 +47,8 @@ class TaskResult:
 
     `train_s` and `train_cpu_s` are this run's wall and CPU seconds on the machine that ran it (the search for the
     learning rate not included); they are not a device's cost: the cost side traces `build(arm)` for that.
-    `per_item` holds the metric of each test item where runs should be compared in pairs (ssm: bits/byte by window).
+    `per_item` holds the metric of each test item where runs should be compared in pairs (ssm: bits/byte by window);
+    `key` is the content key that it is kept under.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
@@ -65,6 +66,7 @@ class TaskResult:
     model: str
     settings: dict[str, Scalar]
     per_item: list[float] = field(default_factory=list)
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,10 +102,10 @@ def cached(key: str, compute: Callable[[], TaskResult]) -> TaskResult:
     """The result under `key` from the user's cache, else from traces/runs/tasks/, else computed and kept."""
     file = cache_folder() / "results" / f"{key}.json"
     if file.is_file():
-        return _read(file.read_bytes(), file)
+        return replace(_read(file.read_bytes(), file), key=key)
     if key in (shelf := _committed_by_key()):
         return shelf[key]
-    result = compute()
+    result = replace(compute(), key=key)
     write_json(file, asdict(result))
     return result
 
@@ -136,10 +138,10 @@ def write_bytes(file: Path, content: bytes) -> None:
         raise
 
 
-def publish(family: str, budget: Budget, results: Iterable[tuple[str, TaskResult]]) -> Path:
-    """Write (key, result) pairs as the committed file of this family and budget, traces/runs/tasks/<...>.json."""
+def publish(family: str, budget: Budget, results: Iterable[TaskResult]) -> Path:
+    """Write results of `cached` as the committed file of this family and budget, traces/runs/tasks/<...>.json."""
     file = _COMMITTED / f"{family}-{budget}.json"
-    write_json(file, {"schema": _SCHEMA, "results": {key: asdict(result) for key, result in results}})
+    write_json(file, {"schema": _SCHEMA, "results": [asdict(result) for result in results]})
     _committed_by_key.cache_clear()
     return file
 
@@ -171,7 +173,9 @@ def _committed_by_key() -> dict[str, TaskResult]:
         content = json.loads(file.read_text(encoding="utf-8"))
         if content.get("schema") != _SCHEMA:
             raise FileError(file, "schema", f"is {content.get('schema')!r} where {_SCHEMA} is read; run the grid again")
-        shelf.update({key: _read(json.dumps(value).encode(), file) for key, value in content["results"].items()})
+        for entry in content["results"]:
+            result = _read(json.dumps(entry).encode(), file)
+            shelf[result.key] = result
     return shelf
 
 
