@@ -12,6 +12,9 @@ from costmodel.kernels import simd
 from costmodel.kernels.simd import Simd
 
 
+NEEDS_VNNI = pytest.mark.skipif(not simd.has_vnni(), reason="needs AVX-512 VNNI")
+
+
 @intrinsic
 def _functions(typingctx, x, out):
     """out[0:7, 0:16] = exp2, exp, sigmoid, silu, softplus, rint, sqrt|x| of x[0:16]."""
@@ -182,16 +185,22 @@ def _dot_bytes(typingctx, u, w, out):
     return types.void(u, w, out), codegen
 
 
-@pytest.mark.skipif(not simd.has_vnni(), reason="needs AVX-512 VNNI")
-def test_dot_product_of_bytes_is_exact_at_the_extremes():
+@pytest.mark.parametrize("vnni", [False, pytest.param(True, marks=NEEDS_VNNI)])
+def test_dot_product_of_bytes_is_exact_at_the_extremes(monkeypatch, vnni):
+    monkeypatch.setattr(simd, "has_vnni", lambda: vnni)
+
     @njit
     def run(u, w, out):
         _dot_bytes(u, w, out)
 
-    u, w = np.full(64, 255, np.uint8), np.full(64, -128, np.int8)
-    out = np.empty(16, np.int32)
-    run(u.ctypes.data, w.ctypes.data, out.ctypes.data)
-    assert (out == -7 - 4 * 255 * 128).all()
+    rng = np.random.default_rng(3)
+    cases = [(np.full(64, 255, np.uint8), np.full(64, -128, np.int8))]
+    cases += [(rng.integers(0, 256, 64, np.uint8), rng.integers(-128, 128, 64, np.int8)) for _ in range(20)]
+    for u, w in cases:
+        out = np.empty(16, np.int32)
+        run(u.ctypes.data, w.ctypes.data, out.ctypes.data)
+        want = (u.astype(np.int64) * w.astype(np.int64)).reshape(16, 4).sum(1) - 7
+        np.testing.assert_array_equal(out, want)
 
 
 def test_stale_kernels_are_refused():

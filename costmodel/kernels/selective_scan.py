@@ -26,7 +26,16 @@ from . import register
 from .causal_conv1d import row_strides
 from .simd import LANES, LN2, LOG2E, Simd, Vec, intrinsic, require
 
-__all__ = ["CHUNK", "UNROLL", "from_panels", "selective_scan", "to_panels"]
+__all__ = [
+    "CHUNK",
+    "UNROLL",
+    "decay_panels",
+    "from_panels",
+    "panel_offset",
+    "recurrence",
+    "selective_scan",
+    "to_panels",
+]
 
 require(1)
 
@@ -46,19 +55,19 @@ def from_panels(panels: Tensor) -> Tensor:
     return panels.transpose(2, 3).reshape(batch, blocks * LANES, states)
 
 
-def _at(s: Simd, n: Any, j: int) -> Any:
+def panel_offset(s: Simd, n: Any, j: int) -> Any:
     """Element offset of state n + j inside a panel."""
     return s.builder.mul(s.builder.add(n, s.i64(j)), s.i64(LANES))
 
 
-def _recurrence(
+def recurrence(
     s: Simd, dt: Vec, du: Vec, a2: Any, h: Any, b: Any, c: Any, states: Any, keep: tuple[Any, Any] | None
 ) -> Vec:
     """One token of one channel block: updates the panel at `h` (or writes to `keep` = (h', decay)); returns C·h."""
     sums = [s.cell(s.splat(0.0)) for _ in range(UNROLL)]
     with s.loop(0, states, UNROLL) as n:
         for j in range(UNROLL):
-            at = _at(s, n, j)
+            at = panel_offset(s, n, j)
             state = s.builder.add(n, s.i64(j))
             decay = s.exp2(dt * s.load(a2, "f32", at))
             drive = du * s.splat(s.scalar(b, "f32", state))
@@ -84,7 +93,7 @@ def _scan_tile(typingctx, u, u_row, delta, delta_row, z, z_row, y, y_row, a2, d,
             dt = s.softplus(s.load(delta, "f32", builder.mul(t, delta_row)) + shift)
             x = s.load(u, "f32", builder.mul(t, u_row))
             bt, ct = (s.address(p, "f32", builder.mul(t, bc_row)) for p in (b, c))
-            out = s.fma(x, skip, _recurrence(s, dt, dt * x, a2, h, bt, ct, states, None))
+            out = s.fma(x, skip, recurrence(s, dt, dt * x, a2, h, bt, ct, states, None))
             s.store(y, out * s.silu(s.load(z, "f32", builder.mul(t, z_row))), builder.mul(t, y_row))
         return context.get_dummy_value()
 
@@ -111,7 +120,7 @@ def _recompute_tile(
             x = s.load(u, "f32", builder.mul(t, u_row))
             bt, ct = (s.address(p, "f32", builder.mul(t, bc_row)) for p in (b, c))
             keep = tuple(s.address(p, "f32", builder.mul(t, panel)) for p in (hs, decays))
-            out = s.fma(x, skip, _recurrence(s, dt, dt * x, a2, before, bt, ct, states, keep))
+            out = s.fma(x, skip, recurrence(s, dt, dt * x, a2, before, bt, ct, states, keep))
             s.store(ys, out, builder.mul(t, s.i64(LANES)))
         return context.get_dummy_value()
 
@@ -140,7 +149,7 @@ def _gradient_token(
         du = dt * x
         g_du, g_decay = s.cell(s.splat(0.0)), s.cell(s.splat(0.0))
         with s.loop(0, states) as n:
-            at = _at(s, n, 0)
+            at = panel_offset(s, n, 0)
             g = s.fma(gs, s.splat(s.scalar(c, "f32", n)), s.load(gh, "f32", at))
             s.store(gc, s.fma(gs, s.load(h, "f32", at), s.load(gc, "f32", at)), at)
             s.store(gb, s.fma(g, du, s.load(gb, "f32", at)), at)
@@ -170,7 +179,7 @@ def _sum_lanes(typingctx, source, target, n):
         s = Simd(builder)
         source, target, n = args
         with s.loop(0, n) as i:
-            total = s.sum(s.load(source, "f32", _at(s, i, 0)))
+            total = s.sum(s.load(source, "f32", panel_offset(s, i, 0)))
             builder.store(total, s.pointer(target, "f32", i))
         return context.get_dummy_value()
 
@@ -213,7 +222,7 @@ def _copy(typingctx, source, target, vectors):
         s = Simd(builder)
         source, target, vectors = args
         with s.loop(0, vectors) as i:
-            s.store(target, s.load(source, "f32", _at(s, i, 0)), _at(s, i, 0))
+            s.store(target, s.load(source, "f32", panel_offset(s, i, 0)), panel_offset(s, i, 0))
         return context.get_dummy_value()
 
     return types.void(source, target, vectors), codegen
@@ -226,7 +235,7 @@ def _zero(typingctx, target, vectors):
     def codegen(context, builder, signature, args):
         s = Simd(builder)
         with s.loop(0, args[1]) as i:
-            s.store(args[0], s.splat(0.0), _at(s, i, 0))
+            s.store(args[0], s.splat(0.0), panel_offset(s, i, 0))
         return context.get_dummy_value()
 
     return types.void(target, vectors), codegen
@@ -295,7 +304,7 @@ def _alike(b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     return (b, c) if b.stride() == c.stride() else (b.contiguous(), c.contiguous())
 
 
-def _decay_panels(a: Tensor) -> Tensor:
+def decay_panels(a: Tensor) -> Tensor:
     """A · log2(e) in panels (D/16, N, 16): exp(dt·A) is then one exp2."""
     return to_panels((a * LOG2E).unsqueeze(0))
 
@@ -306,7 +315,7 @@ def _scan_cpu(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     batch, length, width, states = _check(u, a, b)
     blocks, chunks = width // LANES, -(-length // CHUNK)
-    a2 = _decay_panels(a)
+    a2 = decay_panels(a)
     h = u.new_zeros(batch, blocks, states, LANES) if h0 is None else h0.clone()
     saved = u.new_empty(batch, chunks if checkpoint else 0, blocks, states, LANES)
     y = u.new_empty(batch, length, width)
@@ -325,7 +334,7 @@ def _scan_backward_cpu(
     bias: Tensor, saved: Tensor,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     batch, length, width, states = _check(u, a, b)
-    a2 = _decay_panels(a)
+    a2 = decay_panels(a)
     gu, gdelta, gz = (u.new_empty(batch, length, width) for _ in range(3))
     gb, gc = (u.new_empty(batch, length, states) for _ in range(2))
     ga, gd, gbias = torch.zeros_like(a2), torch.zeros_like(d), torch.zeros_like(bias)

@@ -2,8 +2,8 @@
 
 A kernel is a plain `@njit` loop that calls a module-level `@intrinsic`; the intrinsic's code generator writes
 its body with `Simd`, sixteen lanes at a time. The IR is generic (LLVM splits the vectors for AVX2 and NEON),
-except `dot_u8s8`, which is the one instruction of AVX-512 VNNI and must be guarded by `has_vnni()` *before*
-anything is compiled: LLVM aborts the process where the host lacks it.
+except inside `dot_u8s8`, which is one instruction of AVX-512 VNNI where `has_vnni()` says so *before* anything is
+compiled (LLVM aborts the process where the host lacks it), and exact generic IR elsewhere.
 
     @intrinsic
     def axpy16(typingctx, a, x, y):                       # y[0:16] += a * x[0:16]; x and y are addresses
@@ -173,6 +173,10 @@ class Vec:
         """Logical shift: zeros come in."""
         return Vec(self.simd, self.simd.builder.lshr(self.value, self._with(bits)))
 
+    def shift_signed(self, bits: int) -> Vec:
+        """Arithmetic shift to the right: copies of the sign come in."""
+        return Vec(self.simd, self.simd.builder.ashr(self.value, self._with(bits)))
+
     def compare(self, relation: str, other: Vec | float) -> Vec:
         """A mask of i1; `relation` is one of < <= > >= == != (NaN is in no relation)."""
         emit = self.simd.builder.fcmp_ordered if self.is_float else self.simd.builder.icmp_signed
@@ -181,6 +185,14 @@ class Vec:
     def where(self, yes: Vec | float, no: Vec) -> Vec:
         """This vector is a mask: `yes` where it is set, else `no`."""
         return Vec(self.simd, self.simd.builder.select(self.value, no._with(yes), no.value))
+
+    def lane(self, i: int) -> ir.Value:
+        """One lane as a scalar."""
+        return self.simd.builder.extract_element(self.value, ir.Constant(_I32, i))
+
+    def narrow(self, element: str) -> Vec:
+        """Integer lanes to fewer bits; the high ones are dropped."""
+        return Vec(self.simd, self.simd.builder.trunc(self.value, ir.VectorType(_ELEMENT[element][0], self.lanes)))
 
     def bits(self) -> ir.Value:
         """This vector is a mask: its lanes as the bits of one integer, lane 0 lowest (i16 for 16 lanes)."""
@@ -253,6 +265,10 @@ class Simd:
         """One element as it is stored."""
         kind, size = _ELEMENT[element]
         return self.builder.load(self.pointer(address, element, index), typ=kind, align=size)
+
+    def word(self, address: ir.Value) -> ir.Value:
+        """Four neighbouring bytes as one i32, at any alignment."""
+        return self.builder.load(self.pointer(address, "i32"), typ=_I32, align=1)
 
     def load(self, address: ir.Value, element: str, index: ir.Value | int = 0, lanes: int = LANES) -> Vec:
         """`lanes` neighbours as they are stored; any alignment."""
@@ -339,8 +355,7 @@ class Simd:
     def to_i8(self, value: Vec) -> Vec:
         """f32 to int8: round half to even, clamp to [-128, 127], narrow. NaN becomes -128."""
         clamped = self.minimum(self.maximum(self.rint(value), -128.0), 127.0)
-        wide = self.builder.fptosi(clamped.value, ir.VectorType(_I32, value.lanes))
-        return Vec(self, self.builder.trunc(wide, ir.VectorType(_I8, value.lanes)))
+        return self.to_i32(clamped).narrow("i8")
 
     def to_i32(self, value: Vec) -> Vec:
         """f32 to int32 by truncation (round first); the value must fit."""
@@ -414,7 +429,15 @@ class Simd:
         while total.lanes > 1:
             half = total.lanes // 2
             total = self._lanes(total, range(half)) + self._lanes(total, range(half, 2 * half))
-        return self.builder.extract_element(total.value, ir.Constant(_I32, 0))
+        return total.lane(0)
+
+    def max(self, a: Vec) -> ir.Value:
+        """The largest lane."""
+        top = a
+        while top.lanes > 1:
+            half = top.lanes // 2
+            top = self.maximum(self._lanes(top, range(half)), self._lanes(top, range(half, 2 * half)))
+        return top.lane(0)
 
     def sums(self, a: Vec, b: Vec, c: Vec, d: Vec) -> Vec:
         """The horizontal sums of four vectors of 16 lanes, as four lanes, at the price of two."""
@@ -435,11 +458,24 @@ class Simd:
         return Vec(self, self.builder.shuffle_vector(a.value, b.value, mask))
 
     def dot_u8s8(self, acc: Vec, unsigned: Vec, signed: Vec) -> Vec:
-        """acc (16 x i32) += 4 products of u8 by s8 a lane, exact (vpdpbusd); only where `has_vnni()`."""
-        bytes_ = ir.VectorType(_I8, 64)
-        call = self._function("llvm.x86.avx512.vpdpbusd.512", acc.type, [acc.type, bytes_, bytes_])
-        operands = [self.bitcast(v, "i8").value for v in (unsigned, signed)]
-        return Vec(self, self.builder.call(call, [acc.value, *operands]))
+        """acc (16 x i32) += 4 products of u8 by s8 a lane, exact, from any vectors of 64 bytes.
+
+        One instruction where `has_vnni()`; elsewhere even and odd bytes as 16-bit lanes, whose products are added in
+        pairs (pmaddwd on x86, smull and addp on Arm).
+        """
+        if has_vnni():
+            bytes_ = ir.VectorType(_I8, 64)
+            call = self._function("llvm.x86.avx512.vpdpbusd.512", acc.type, [acc.type, bytes_, bytes_])
+            operands = [self.bitcast(v, "i8").value for v in (unsigned, signed)]
+            return Vec(self, self.builder.call(call, [acc.value, *operands]))
+        u, w = self.bitcast(unsigned, "i16"), self.bitcast(signed, "i16")
+        even = self._dot_i16(u & 255, (w << 8).shift_signed(8))
+        return acc + even + self._dot_i16(u >> 8, w.shift_signed(8))
+
+    def _dot_i16(self, a: Vec, b: Vec) -> Vec:
+        """32 x i16 by 32 x i16: products of neighbours added, 16 x i32."""
+        product = self.widen(a, "i16") * self.widen(b, "i16")
+        return self._lanes(product, range(0, 32, 2)) + self._lanes(product, range(1, 32, 2))
 
     # ---- control ---------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ from ..errors import CostmodelError
 from . import register
 from .simd import LANES, Simd, intrinsic, require
 
-__all__ = ["CHUNK", "ROWS", "ssd_scan"]
+__all__ = ["CHUNK", "ROWS", "f32_at", "ssd_scan", "ssd_tile"]
 
 require(1)
 
@@ -36,7 +36,7 @@ ROWS = 4  # channels in flight
 
 
 @intrinsic
-def _ssd_tile(typingctx, x, x_row, y, y_row, a, dt, head_row, b, c, bc_row, h, hs, d, tokens, states):
+def ssd_tile(typingctx, x, x_row, y, y_row, a, dt, head_row, b, c, bc_row, h, hs, d, tokens, states):
     """`tokens` tokens of four channels of one head; h [4][N] in place; where hs is not 0 it gets every state."""
 
     def codegen(context, builder, signature, args):
@@ -106,7 +106,7 @@ def _ssd_gradient(typingctx, gy, x, a, dt, b, c, h, h_before, d, states, gx, gst
 
 
 @intrinsic
-def _f32_at(typingctx, address):
+def f32_at(typingctx, address):
     """The float at an address."""
 
     def codegen(context, builder, signature, args):
@@ -145,11 +145,11 @@ def _forward(
                 here = 4 * ((i * length + first) * heads + head)
                 for p in range(0, width, ROWS):
                     channel = head * width + p
-                    _ssd_tile(
+                    ssd_tile(
                         x + 4 * (i * x_batch + first * x_row + channel), x_row,
                         y + 4 * ((i * length + first) * heads * width + channel), heads * width,
                         a + here, dt + here, heads, b + bc, c + bc, bc_row,
-                        h + 4 * (i * size + channel * states), 0, _f32_at(d + 4 * head), tokens, states,
+                        h + 4 * (i * size + channel * states), 0, f32_at(d + 4 * head), tokens, states,
                     )  # fmt: skip
 
 
@@ -170,13 +170,13 @@ def _backward(
                 group = head // (heads // groups)
                 bc = 4 * (i * bc_batch + first * bc_row + group * states)
                 here = 4 * ((i * length + first) * heads + head)
-                skip = _f32_at(d + 4 * head)
+                skip = f32_at(d + 4 * head)
                 for p in range(0, width, ROWS):
                     channel = head * width + p
                     xt = x + 4 * (i * x_batch + first * x_row + channel)
                     h0 = saved + 4 * ((i * chunks + k) * size + channel * states)
                     _copy_floats(h0, last, ROWS * states)
-                    _ssd_tile(
+                    ssd_tile(
                         xt, x_row, ys, ROWS, a + here, dt + here, heads, b + bc, c + bc, bc_row, last, hs, skip,
                         tokens, states,
                     )  # fmt: skip
