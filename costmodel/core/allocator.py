@@ -10,8 +10,23 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from .blocks import NONE, Blocks, best_fit, discard, make_block, merge_free, new_blocks, put_free, split, take_free
-from .table import I8
+from .blocks import (
+    ADDRESS,
+    AFTER,
+    BEFORE,
+    IS_FREE,
+    LENGTH,
+    NONE,
+    discard,
+    make_block,
+    merge_free,
+    new_blocks,
+    pick,
+    put_free,
+    split,
+    take_free,
+)
+from .table import I4, I8
 
 __all__ = [
     "CACHING",
@@ -110,56 +125,42 @@ def caching_allocator(event: I8, size: I8, rules: Caching, capacity: int) -> Hel
         `Held`; here all that is reserved is resident.
     """
     e = event.shape[0]
-    small, large = new_blocks(2 * e + 2, rules.round), new_blocks(2 * e + 2, rules.round)
-    # each pool has an address range of its own, and the last block of it
-    end, tail = np.array([0, 1 << 47], np.int64), np.full(2, NONE)
-    slot_of, where = np.full(size.shape[0], NONE), np.full(size.shape[0], NONE)
+    # small and large blocks are two worlds; each has an address range of its own
+    small, small_free, small_number = new_blocks(2 * e + 2, rules.round)
+    large, large_free, large_number = new_blocks(2 * e + 2, rules.round)
+    small_end, large_end = np.array([0, NONE]), np.array([1 << 47, NONE])
+    row_of, where = np.full(size.shape[0], NONE), np.full(size.shape[0], NONE)
     reserved = np.zeros(e + 1, np.int64)
     held, failed = np.int64(0), NONE
     for i in range(e):
         b = abs(event[i]) - 1
         if size[b] > 0 and failed == NONE:
             need = max(_round_up(size[b], rules.round), rules.round)
-            pool = 0 if need <= rules.small else 1
-            blocks = small if pool == 0 else large
+            is_small = need <= rules.small
             if event[i] < 0:
-                s = slot_of[b]
-                merge_free(blocks, s)
-                put_free(blocks, s)
-                if rules.expandable and blocks.after[s] == NONE:
-                    tail[pool] = s
-            else:
-                s = best_fit(blocks, need)
-                if s != NONE:
-                    take_free(blocks, s)
+                if is_small:
+                    _give_back(small, small_free, small_number, small_end, row_of[b])
                 else:
-                    last = tail[pool]
-                    grow = rules.expandable and last != NONE and blocks.is_free[last]
-                    lacking = need - (blocks.length[last] if grow else 0)
-                    take = _segment(lacking, pool, rules)
-                    if capacity > 0 and held + take > capacity:
-                        held -= _give_back_segments(small, rules) + _give_back_segments(large, rules)
-                    if capacity > 0 and held + take > capacity:
-                        failed = i
-                        reserved[i + 1] = held
-                        continue
-                    held += take
-                    if grow:
-                        s = last
-                        take_free(blocks, s)
-                        blocks.length[s] += take
+                    _give_back(large, large_free, large_number, large_end, row_of[b])
+            else:
+                room = int(capacity - held) if capacity > 0 else 1 << 62
+                for attempt in range(2):
+                    if is_small:
+                        s, more = _take(small, small_free, small_number, small_end, need, rules, True, room)
                     else:
-                        s = make_block(blocks, end[pool], take, last if rules.expandable else NONE, NONE)
-                        tail[pool] = s
-                    end[pool] += take
-                rest = blocks.length[s] - need
-                if rest >= rules.round if pool == 0 or rules.expandable else rest > rules.small:
-                    r = split(blocks, s, need)
-                    put_free(blocks, r)
-                    if tail[pool] == s:
-                        tail[pool] = r
-                slot_of[b] = s
-                where[b] = blocks.address[s]
+                        s, more = _take(large, large_free, large_number, large_end, need, rules, False, room)
+                    if s != NONE or attempt == 1 or rules.expandable:
+                        break
+                    given = _return_segments(small, small_free, small_number)
+                    given += _return_segments(large, large_free, large_number)
+                    held -= given
+                    room += given
+                if s == NONE:
+                    failed = i
+                else:
+                    held += more
+                    row_of[b] = s
+                    where[b] = small[s, ADDRESS] if is_small else large[s, ADDRESS]
         reserved[i + 1] = held
     return Held(where, reserved, reserved, failed)
 
@@ -170,31 +171,77 @@ def _round_up(n: int, unit: int) -> int:
 
 
 @njit(cache=True)
-def _segment(need: int, pool: int, rules: Caching) -> int:
+def _take(
+    block: I8, free: I4, number: I8, end: I8, need: int, rules: Caching, is_small: bool, room: int
+) -> tuple[int, int]:
+    """A block of `need` bytes of one pool, and the bytes that the driver gave for it; `NONE` if it has no `room`.
+
+    `end` is where the pool's addresses end, and the last block of its expandable segment.
+    """
+    s = pick(block, free, number, need)
+    more = 0
+    if s == NONE:
+        last = end[1]
+        grow = last != NONE and block[last, IS_FREE]
+        more = _segment(need - (block[last, LENGTH] if grow else 0), is_small, rules)
+        if more > room:
+            return NONE, 0
+        if grow:
+            s = last
+            take_free(block, free, number, s)
+            block[s, LENGTH] += more
+        else:
+            s = make_block(block, number, end[0], more, last, NONE)
+        end[0] += more
+        if rules.expandable:
+            end[1] = s
+    rest = block[s, LENGTH] - need
+    if rest >= rules.round if is_small or rules.expandable else rest > rules.small:
+        r = split(block, number, s, need)
+        put_free(block, free, number, r)
+        if end[1] == s:
+            end[1] = r
+    return s, more
+
+
+@njit(cache=True)
+def _segment(need: int, is_small: bool, rules: Caching) -> int:
     """Bytes that the pool asks the driver for, to serve `need`."""
     if rules.expandable:
-        return _round_up(need, rules.small_segment if pool == 0 else rules.large_segment)
-    if pool == 0:
+        return _round_up(need, rules.small_segment if is_small else rules.large_segment)
+    if is_small:
         return rules.small_segment
     return rules.large_segment if need < rules.large_below else _round_up(need, rules.round_segment)
 
 
 @njit(cache=True)
-def _give_back_segments(blocks: Blocks, rules: Caching) -> int:
+def _give_back(block: I8, free: I4, number: I8, end: I8, s: int) -> None:
+    """Free a block of one pool."""
+    merge_free(block, free, number, s)
+    put_free(block, free, number, s)
+    if end[1] != NONE and block[s, AFTER] == NONE:
+        end[1] = s
+
+
+@njit(cache=True)
+def _return_segments(block: I8, free: I4, number: I8) -> int:
     """Return segments that are one free block to the driver; the bytes they had."""
-    if rules.expandable:
-        return 0
     given, kept = 0, 0
-    for j in range(blocks.number[1]):
-        s = blocks.free[j]
-        if blocks.before[s] == NONE and blocks.after[s] == NONE:
-            given += blocks.length[s]
-            discard(blocks, s)
+    for j in range(number[1]):
+        s = free[j]
+        if block[s, BEFORE] == NONE and block[s, AFTER] == NONE:
+            given += block[s, LENGTH]
+            discard(block, number, s)
         else:
-            blocks.free[kept] = s
+            free[kept] = s
             kept += 1
-    blocks.number[1] = kept
+    number[1] = kept
     return given
+
+
+# Columns of glibc's state: start and end of the top chunk (the end is that of the heap), the chunk below it, the end of
+# what was ever written, and the trim threshold.
+_TOP, _END, _LAST, _TOUCHED, _TRIM = range(5)
 
 
 @njit(cache=True)
@@ -215,12 +262,11 @@ def glibc_malloc(event: I8, size: I8, rules: Malloc) -> Held:
     """
     e = event.shape[0]
     # no request is shorter than its least chunk and the room to align in
-    blocks = new_blocks(4 * e + 4, 32 + rules.alignment + 48)
-    # the top chunk goes from `top` to `heap`; `state` is top, slot of the chunk below it, heap, touched, trim threshold
-    state = np.array([0, NONE, 0, 0, rules.trim_threshold], np.int64)
+    block, free, number = new_blocks(4 * e + 4, 32 + rules.alignment + 48)
+    state = np.array([0, 0, NONE, 0, rules.trim_threshold])
     mapped, mapped_resident, next_map = np.int64(0), np.int64(0), np.int64(1) << 46
     mmap_threshold = rules.mmap_threshold
-    slot_of, where = np.full(size.shape[0], NONE), np.full(size.shape[0], NONE)
+    row_of, where = np.full(size.shape[0], NONE), np.full(size.shape[0], NONE)
     map_of = np.zeros(size.shape[0], np.int64)
     reserved, resident = np.zeros(e + 1, np.int64), np.zeros(e + 1, np.int64)
     for i in range(e):
@@ -230,75 +276,105 @@ def glibc_malloc(event: I8, size: I8, rules: Malloc) -> Held:
             mapped_resident -= _round_up(size[b], PAGE)
             if rules.dynamic and mmap_threshold < map_of[b] <= rules.mmap_threshold_max:
                 mmap_threshold = map_of[b]
-                state[4] = 2 * map_of[b]
+                state[_TRIM] = 2 * map_of[b]
             map_of[b] = 0
         elif event[i] < 0 and size[b] > 0:
-            _free_chunk(blocks, state, slot_of[b], rules)
+            _free_chunk(block, free, number, state, row_of[b], rules.top_pad)
         elif size[b] > 0:
-            chunk = max(_round_up(size[b] + 8, 16), 32)
+            chunk = max((size[b] + 8 + 15) & -16, 32)
             need = chunk + rules.alignment + 48  # room to align in
-            if best_fit(blocks, need) == NONE and state[2] - state[0] < need + 32 and need >= mmap_threshold:
+            s = pick(block, free, number, need)
+            if s == NONE and state[_END] - state[_TOP] < need + 32 and need >= mmap_threshold:
                 map_of[b] = _round_up(need + 8, PAGE)
                 where[b] = next_map + rules.alignment
                 next_map += map_of[b]
                 mapped += map_of[b]
                 mapped_resident += _round_up(size[b], PAGE)
             else:
-                s = _take_chunk(blocks, state, chunk, need, rules)
-                slot_of[b] = s
-                where[b] = blocks.address[s] + 16
-        reserved[i + 1] = state[2] + mapped
-        resident[i + 1] = state[3] + mapped_resident
+                if s != NONE:
+                    s = _cut_free(block, free, number, s, chunk, need, rules.alignment)
+                else:
+                    s = _cut_top(block, number, state, chunk, need, rules)
+                row_of[b] = s
+                where[b] = block[s, ADDRESS] + 16
+                state[_TOUCHED] = max(state[_TOUCHED], block[s, ADDRESS] + chunk)
+        reserved[i + 1] = state[_END] + mapped
+        resident[i + 1] = state[_TOUCHED] + mapped_resident
     return Held(where, reserved, resident, NONE)
 
 
-@njit(cache=True)
-def _take_chunk(blocks: Blocks, state: I8, chunk: int, need: int, rules: Malloc) -> int:
-    """A chunk of `chunk` bytes, aligned inside `need` bytes from the free ones or the top; the rest is free again."""
-    s = best_fit(blocks, need)
-    if s != NONE:
-        take_free(blocks, s)
-        # best fit splits off what is big enough to be a chunk
-        if blocks.length[s] >= need + 32:
-            put_free(blocks, split(blocks, s, need))
-    else:
-        if state[2] - state[0] < need + 32:
-            state[2] += _round_up(need + rules.top_pad + 32 - (state[2] - state[0]), PAGE)
-        s = make_block(blocks, state[0], need, state[1], NONE)
-        state[0] += need
-        state[1] = s
-    lead = -(blocks.address[s] + 16) % rules.alignment
-    if 0 < lead < 32:
-        lead += rules.alignment
+@njit(cache=True, inline="always")
+def _lead(address: int, alignment: int) -> int:
+    """Bytes to leave out at the start of a chunk, so that its contents are aligned and what is left out is a chunk."""
+    lead = -(address + 16) & (alignment - 1)
+    return lead + alignment if 0 < lead < 32 else lead
+
+
+@njit(cache=True, inline="always")
+def _cut_free(block: I8, free: I4, number: I8, s: int, chunk: int, need: int, alignment: int) -> int:
+    """Cut `chunk` bytes, aligned, out of a picked chunk; what is before and behind them is free again.
+
+    Neither neighbour of the picked chunk is free, so nothing merges; what is before is too short to be picked.
+    """
+    lead = _lead(block[s, ADDRESS], alignment)
     if lead > 0:
-        first, s = s, split(blocks, s, lead)
-        if state[1] == first:
-            state[1] = s
-        _free_chunk(blocks, state, first, rules)
-    if blocks.length[s] > chunk + 32:
-        rest = split(blocks, s, chunk)
-        if state[1] == s:
-            state[1] = rest
-        _free_chunk(blocks, state, rest, rules)
-    state[3] = max(state[3], blocks.address[s] + blocks.length[s])
+        block[s, IS_FREE] = 1
+        s = split(block, number, s, lead)
+    whole = block[s, LENGTH]
+    keep = chunk
+    if whole + lead >= need + 32:
+        if need - lead - chunk <= 32:  # too little behind it to be a chunk stays with it
+            keep = need - lead
+    elif whole - chunk <= 32:
+        keep = whole
+    if keep < whole:
+        put_free(block, free, number, split(block, number, s, keep))
+    return s
+
+
+@njit(cache=True, inline="always")
+def _cut_top(block: I8, number: I8, state: I8, chunk: int, need: int, rules: Malloc) -> int:
+    """Cut `chunk` bytes, aligned, off the top, which grows if it is too small."""
+    top = state[_END] - state[_TOP]
+    if top < need + 32:
+        state[_END] += _round_up(need + rules.top_pad + 32 - top, PAGE)
+    lead = _lead(state[_TOP], rules.alignment)
+    if lead > 0:
+        first = make_block(block, number, state[_TOP], lead, state[_LAST], NONE)
+        block[first, IS_FREE] = 1
+        state[_LAST] = first
+    keep = chunk if need - lead - chunk > 32 else need - lead
+    s = make_block(block, number, state[_TOP] + lead, keep, state[_LAST], NONE)
+    state[_TOP] += lead + keep
+    state[_LAST] = s
+    if keep == chunk:  # what was behind it went back to the top, as a free
+        _trim(state, rules.top_pad)
     return s
 
 
 @njit(cache=True)
-def _free_chunk(blocks: Blocks, state: I8, s: int, rules: Malloc) -> None:
+def _free_chunk(block: I8, free: I4, number: I8, state: I8, s: int, top_pad: int) -> None:
     """Give a chunk back: it grows over its free neighbours, or becomes part of the top, which may be trimmed."""
-    merge_free(blocks, s)
-    freed = blocks.length[s]
-    if blocks.after[s] == NONE:
-        state[0], state[1] = blocks.address[s], blocks.before[s]
-        if state[1] != NONE:
-            blocks.after[state[1]] = NONE
-        discard(blocks, s)
-        freed = state[2] - state[0]
+    merge_free(block, free, number, s)
+    freed = block[s, LENGTH]
+    if block[s, AFTER] == NONE:
+        state[_TOP], state[_LAST] = block[s, ADDRESS], block[s, BEFORE]
+        if state[_LAST] != NONE:
+            block[state[_LAST], AFTER] = NONE
+        discard(block, number, s)
+        freed = state[_END] - state[_TOP]
     else:
-        put_free(blocks, s)
-    if freed >= 1 << 16 and state[2] - state[0] >= state[4]:
-        extra = (state[2] - state[0] - 33 - rules.top_pad) // PAGE * PAGE
+        put_free(block, free, number, s)
+    if freed >= 1 << 16:
+        _trim(state, top_pad)
+
+
+@njit(cache=True, inline="always")
+def _trim(state: I8, top_pad: int) -> None:
+    """Give what the top has beyond `top_pad` back to the system, if it is more than the threshold."""
+    top = state[_END] - state[_TOP]
+    if top >= max(state[_TRIM], 1 << 16):
+        extra = (top - 33 - top_pad) & -PAGE
         if extra > 0:
-            state[2] -= extra
-            state[3] = min(state[3], state[2])
+            state[_END] -= extra
+            state[_TOUCHED] = min(state[_TOUCHED], state[_END])

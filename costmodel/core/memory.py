@@ -70,26 +70,26 @@ def allocation_events(birth: I8, death: I8, workspace: I8, first_birth: I8, step
     for step in range(steps):
         heads, links = (first_starts, next_first) if step == 0 else (starts, next_start)
         if step > 0:
-            i = ends[n]
-            while i >= 0:
-                if birth[i] >= 0:
-                    events[e] = -(i + 1)
+            b = int(ends[n])
+            while b >= 0:
+                if birth[b] >= 0:
+                    events[e] = -(b + 1)
                     e += 1
-                i = next_end[i]
+                b = int(next_end[b])
         for k in range(-1, n):
             if k >= 0:
-                i = ends[k]
-                while i >= 0:
-                    if birth[i] >= 0 or step == 0:
-                        events[e] = -(i + 1)
+                b = int(ends[k])
+                while b >= 0:
+                    if birth[b] >= 0 or step == 0:
+                        events[e] = -(b + 1)
                         e += 1
-                    i = next_end[i]
+                    b = int(next_end[b])
             if k >= 0 or step == 0:
-                i = heads[k + 1]
-                while i >= 0:
-                    events[e] = i + 1
+                b = int(heads[k + 1])
+                while b >= 0:
+                    events[e] = b + 1
                     e += 1
-                    i = links[i]
+                    b = int(links[b])
             if k >= 0 and workspace[k] > 0:
                 events[e], events[e + 1] = s + k + 1, -(s + k + 1)
                 e += 2
