@@ -13,9 +13,9 @@ from collections.abc import Callable
 from math import prod
 from typing import NamedTuple
 
+from .conv_workspace import backward_workspace, forward_workspace
 from .layout import ceil_to
 from .matmul import gemm_terms, padded_flops
-from .onednn import backward_data, backward_weights, forward
 from .spec import Cost, OpSpec
 
 __all__ = ["BLOCK", "FORMULAS", "Geometry", "algorithm", "backend", "geometry"]
@@ -264,47 +264,8 @@ def convolution(op: OpSpec) -> Cost:
         kind=kind,
         work=_work(g, kind),
         terms=_terms(g, kind, len(op.inputs) > 2),
-        workspace=_forward_workspace(g),
+        workspace=forward_workspace(op, g, backend(g)),
     )
-
-
-def _unfolded_bytes(g: Geometry) -> int:
-    """The im2col buffer of one image; a 1×1 kernel reads the map itself."""
-    if g.pointwise and not g.strided and not max(g.padding):
-        return 0
-    return g.ci * g.taps * prod(g.outside) * g.itemsize
-
-
-def _forward_workspace(g: Geometry) -> int:
-    """Reordered operands first, then the reordered result beside the plain one.
-
-    >>> from .spec import op
-    >>> x = (8, 96, 56, 56)
-    >>> _forward_workspace(geometry(op("aten::convolution", [x, (96, 1, 3, 3)], [x], padding=[1, 1], groups=96)))
-    9637248
-    """
-    if not backend(g).startswith("Mkldnn"):
-        return _unfolded_bytes(g)
-    run = forward(g)
-    result = g.batch * g.co * prod(g.outside) * g.itemsize
-    return max(run.total - result, run.dst)
-
-
-def _backward_workspace(g: Geometry, to_x: bool, to_w: bool) -> int:
-    """The input's gradient is made and copied back to plain, then the weight's: four places where the peak can be."""
-    grad_x = g.batch * g.ci * prod(g.inside) * g.itemsize if to_x else 0
-    grad_w = g.co * (g.ci // g.groups) * g.taps * g.itemsize if to_w else 0
-    if not backend(g).startswith("Mkldnn"):
-        return _unfolded_bytes(g) if to_w else 0
-    peaks = [0]
-    if to_x:
-        run = backward_data(g)
-        copies = 2 if run.name == "channels_last" else 1  # to plain channels-last, then to plain
-        peaks += [run.total, run.src + copies * grad_x]
-    if to_w:
-        run = backward_weights(g)
-        peaks += [grad_x + run.total, grad_x + run.weights + grad_w]
-    return max(0, max(peaks) - grad_x - grad_w)
 
 
 def convolution_backward(op: OpSpec) -> Cost:
@@ -336,7 +297,7 @@ def convolution_backward(op: OpSpec) -> Cost:
         work=passes * _work(g, kind),
         terms=terms,
         read=_read(op, to_x, to_w, to_b),
-        workspace=_backward_workspace(g, to_x, to_w),
+        workspace=backward_workspace(op, g, backend(g), to_x, to_w),
         calls=max(passes, 1),
     )
 

@@ -16,7 +16,7 @@ from .layout import ceil_to
 if TYPE_CHECKING:
     from .conv import Geometry
 
-__all__ = ["Pass", "backward_data", "backward_weights", "forward"]
+__all__ = ["PAGE", "Pass", "backward_data", "backward_weights", "expanded_weights", "forward"]
 
 BLOCK = 16
 AVX2_BLOCK = 8
@@ -27,7 +27,7 @@ ACCUMULATORS = 10 * PAGE  # of the blocked-GEMM kernels; 7 to 14 pages with thei
 
 
 class Pass(NamedTuple):
-    """Bytes that one primitive allocates beside its operands as they came: reordered copies (0: used in place), scratch.
+    """Bytes that one primitive allocates: reordered copies of its operands (0: used as they came) and scratch.
 
     `src` is the input's side, `dst` the output's side, whichever of them the pass computes.
     """
@@ -156,7 +156,11 @@ def backward_weights(g: Geometry) -> Pass:
     size = g.itemsize
     weights = g.co * (g.ci // g.groups) * g.taps * size
     narrow_group = g.groups > 1 and not g.depthwise and g.group_block < AVX2_BLOCK
-    if narrow_group or (g.depthwise and (max(g.kernel) > 3 or g.dilated)) or (g.groups == 1 and min(g.kernel) > 14 and g.strided):
+    if (
+        narrow_group
+        or (g.depthwise and (max(g.kernel) > 3 or g.dilated))
+        or (g.groups == 1 and min(g.kernel) > 14 and g.strided)
+    ):
         return Pass("gemm", 0, weights, 0, _workers(g) * (_unfolded(g) + 4 * weights) + 2 * ALIGN)
     if g.groups > 1:
         return forward(g)
@@ -172,6 +176,22 @@ def backward_weights(g: Geometry) -> Pass:
     if _one_by_one(g):
         return picked._replace(name="1x1", scratch=_gathered(g) or partial)
     return picked._replace(scratch=partial)
+
+
+def expanded_weights(g: Geometry) -> int:
+    """Bytes of the weight's gradient as the channels-last kernel makes it.
+
+    There is no kernel for depthwise ones wider than 3×3: each channel becomes a group padded to a block of 16 by 16,
+    256 times the weight (ConvNeXt trains through here: 768 channels of 7×7 take 38 MB).
+
+    >>> from .conv import geometry
+    >>> from .spec import op
+    >>> x, w = (1, 768, 7, 7), (768, 1, 7, 7)
+    >>> expanded_weights(geometry(op("aten::convolution_backward", [x, x, w], [x, w], padding=[3, 3], groups=768)))
+    38535168
+    """
+    padded = BLOCK * BLOCK if g.depthwise and max(g.kernel) > 3 else 1
+    return padded * g.co * (g.ci // g.groups) * g.taps * g.itemsize
 
 
 def _workers(g: Geometry) -> int:
