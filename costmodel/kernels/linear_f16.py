@@ -1,8 +1,8 @@
 """16-bit weights, fp32 arithmetic: the head and the embedding that Quamba leaves alone.
 
 `costmodel::linear_f16(x, weight) -> fp32 (…, N)`: x fp32 (…, K), weight fp16 (N, K), K a multiple of 16. Few rows
-stream the weights once, four weight rows at a time; from `MANY` rows on, blocks of weights are widened for torch's
-GEMM (through a workspace of BLOCK·K floats).
+stream the weights once, four weight rows at a time; from `MANY_ROWS` rows on, blocks of weights are widened for torch's
+GEMM (through a workspace of WIDENED_ROWS·K floats).
 `costmodel::embed_rows(ids, table, scale) -> fp32 (…, K)`: rows of a table that is fp16 (N, K), int8 (N, K) with a
 scale a row, or 4 bits (N, K/2; q - 8, low nibble first) with a scale a row.
 """
@@ -17,17 +17,16 @@ import torch.nn.functional as F
 from numba import njit, types
 from torch import Tensor
 
+from ..costs.quantized import MANY_ROWS, WIDENED_ROWS
 from ..errors import CostmodelError
 from . import register
 from .simd import LANES, Simd, intrinsic, require
 
-__all__ = ["BLOCK", "MANY", "embed_rows", "linear_f16"]
+__all__ = ["embed_rows", "linear_f16", "store_f32"]
 
 require(1)
 
 ROWS = 4
-MANY = 16
-BLOCK = 4096
 
 
 @intrinsic
@@ -136,12 +135,12 @@ def _linear_run(x: Tensor, weight: Tensor) -> Tensor:
     x = x.contiguous()
     rows = x.numel() // k
     out = x.new_empty(*x.shape[:-1], n)
-    if rows < MANY:
+    if rows < MANY_ROWS:
         _few(x.data_ptr(), weight.data_ptr(), out.data_ptr(), rows, n, k)
         return out
-    for first in range(0, n, BLOCK):
-        block = weight[first : first + BLOCK].float()
-        out[..., first : first + BLOCK] = F.linear(x, block)
+    for first in range(0, n, WIDENED_ROWS):
+        block = weight[first : first + WIDENED_ROWS].float()
+        out[..., first : first + WIDENED_ROWS] = F.linear(x, block)
     return out
 
 

@@ -14,6 +14,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from ..costs.quantized import mamba2_step_bytes
 from . import register
 from .conv_int8 import convolve
 from .hadamard import hadamard_order, quantize_row, rotate_row, split_row
@@ -23,10 +24,10 @@ from .panels import ADD, FLOAT, INT8
 from .rms_norm import gate_row, norm_row
 from .scan_int8 import state_kind
 from .simd import require
-from .ssd_int8 import ssd, ssd_work_floats
+from .ssd_int8 import ssd
 from .ssd_scan import f32_at
 
-__all__ = ["WEIGHTS", "mamba2_step", "workspace_bytes"]
+__all__ = ["WEIGHTS", "mamba2_step"]
 
 require(1)
 
@@ -43,7 +44,7 @@ def _step(
     residual, conv_state, ssm_state, weights, work, batch, d, heads, p, groups, states, taps, kind, scale_rows,
     in_group, out_group, eps, low, high, int4, wide, order,
 ):  # fmt: skip
-    """weights: addresses in the order of WEIGHTS; work: `workspace_bytes` bytes."""
+    """weights: addresses in the order of WEIGHTS; work: `mamba2_step_bytes` bytes."""
     (norm, in_w, in_aux, in_scale, conv_w, conv_scale, conv_bias, conv_inverse, x_scale, delta_scale, b_scale, c_scale,
      a2, skip, dt_bias, state_scale, state_rows, gate_norm, out_w, out_aux, out_scale, statics) = weights  # fmt: skip
     width, bc = heads * p, groups * states
@@ -58,7 +59,7 @@ def _step(
     u = aligned(projected + size * batch * outputs)
     y = aligned(u + size * batch * channels)
     scratch = aligned(y + 4 * batch * width)
-    gemm = aligned(scratch + 4 * (width + 2 * bc + 2 * heads + 2 * scale_rows * states))
+    gemm = aligned(scratch + 4 * (width + 2 * bc + 2 * heads + 2 * scale_rows * states))  # as ssd_work_floats
 
     for i in range(batch):
         norm_row(residual + 4 * i * d, norm, d, eps, floats)
@@ -115,18 +116,6 @@ def _step(
     )
 
 
-def workspace_bytes(
-    batch: int, d: int, heads: int, p: int, groups: int, states: int, scale_rows: int, wide: bool
-) -> int:
-    """Bytes that one call takes from the allocator."""
-    size, width, bc = 4 if wide else 1, heads * p, groups * states
-    channels = width + 2 * bc
-    rows = 2 * batch * max(width, d) + 4 * batch + 4 * d
-    values = size * batch * (width + 2 * channels + heads) + 4 * batch * width
-    scan_part = 4 * ssd_work_floats(1, heads, p, groups, states, scale_rows)
-    return rows + values + scan_part + 2 * batch * (max(width, d) + 4) + 9 * 64
-
-
 def _run(
     residual: Tensor, conv_state: Tensor, ssm_state: Tensor, weights: list[Tensor], eps: float, low: float, high: float,
     int4: bool, wide: bool, rotate: bool,
@@ -136,7 +125,7 @@ def _run(
     groups, scale_rows = weights[10].shape[0], weights[15].shape[0]
     width = heads * p
     in_group, out_group = (d // weights[2].shape[1], width // weights[19].shape[1]) if int4 else (0, 0)
-    size = workspace_bytes(batch, d, heads, p, groups, states, scale_rows, wide)
+    size = mamba2_step_bytes(batch, d, heads, p, groups, states, scale_rows, wide)
     work = residual.new_empty(size, dtype=torch.int8)
     addresses = tuple([w.data_ptr() for w in weights])
     _step(

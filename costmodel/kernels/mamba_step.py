@@ -18,6 +18,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from ..costs.quantized import mamba_step_bytes
 from . import register
 from .conv_int8 import convolve
 from .gemm_int4 import multiply_int4
@@ -31,7 +32,7 @@ from .selective_scan import CHUNK
 from .simd import LANES, require
 from .ssd_scan import f32_at
 
-__all__ = ["WEIGHTS", "aligned", "mamba_step", "project", "workspace_bytes"]
+__all__ = ["WEIGHTS", "aligned", "mamba_step", "project"]
 
 require(1)
 
@@ -64,7 +65,7 @@ def _step(
     residual, conv_state, ssm_state, p, work, batch, d, width, taps, rank, states, kind, in_group,
     out_group, eps, int4, wide, order,
 ):  # fmt: skip
-    """p: addresses in the order of WEIGHTS; work: `workspace_bytes` bytes."""
+    """p: addresses in the order of WEIGHTS; work: `mamba_step_bytes` bytes."""
     (norm, in_w, in_aux, in_scale, conv_w, conv_scale, conv_bias, conv_inverse, x_w, x_aux, x_scale, dt_w, dt_aux,
      dt_scale, u_scale, scales, a2, skip, dt_bias, state_scale, out_w, out_aux, out_scale, static) = p  # fmt: skip
     size = 4 if wide else 1
@@ -141,16 +142,6 @@ def _step(
     )
 
 
-def workspace_bytes(batch: int, d: int, width: int, rank: int, states: int, wide: bool) -> int:
-    """Bytes that one call takes from the allocator."""
-    size = 4 if wide else 1
-    rows = 2 * batch * max(d, width) + 4 * batch + 4 * max(width, d)
-    values = size * batch * (2 * width + width + rank + 2 * states + width) + 4 * batch * width
-    scan_part = 4 * LANES * states + 8 * CHUNK * states
-    gemm_part = 2 * batch * (max(d, width) + 4)
-    return rows + values + scan_part + gemm_part + 12 * 64
-
-
 def _run(
     residual: Tensor, conv_state: Tensor, ssm_state: Tensor, weights: list[Tensor], rank: int, eps: float, int4: bool,
     wide: bool, rotate: bool,
@@ -158,7 +149,7 @@ def _run(
     batch, d = residual.shape
     width, states = ssm_state.shape[1] * LANES, ssm_state.shape[2]
     in_group, out_group = (d // weights[2].shape[1], width // weights[21].shape[1]) if int4 else (0, 0)
-    work = residual.new_empty(workspace_bytes(batch, d, width, rank, states, wide), dtype=torch.int8)
+    work = residual.new_empty(mamba_step_bytes(batch, d, width, rank, states, wide), dtype=torch.int8)
     addresses = tuple([w.data_ptr() for w in weights])
     _step(
         residual.data_ptr(), conv_state.data_ptr(), ssm_state.data_ptr(), addresses, work.data_ptr(),

@@ -17,6 +17,7 @@ import torch
 from numba import types
 from torch import Tensor
 
+from ..costs.quantized import PANEL
 from ..errors import CostmodelError
 from .simd import LANES, Simd, Vec, intrinsic, require
 
@@ -27,7 +28,6 @@ __all__ = [
 
 require(1)
 
-PANEL = 64  # weight rows in a panel: four vectors of sixteen lanes
 VECTORS = PANEL // LANES
 FLOAT, ADD, INT8 = 0, 1, 2  # epilogues: store fp32; add to what is there; round, clamp and store int8
 

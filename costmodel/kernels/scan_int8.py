@@ -18,6 +18,7 @@ import torch
 from numba import njit, types
 from torch import Tensor
 
+from ..costs.quantized import scan_work_floats
 from ..errors import CostmodelError
 from . import register
 from .causal_conv1d import row_strides
@@ -244,7 +245,7 @@ def _run(
         )
     if b.stride() != c.stride():
         b, c = b.contiguous(), c.contiguous()
-    work = u.new_empty((width if length > 1 else LANES) * states + 2 * CHUNK * states, dtype=torch.float32)
+    work = u.new_empty(scan_work_floats(length, width, states), dtype=torch.float32)
     scratch = work.data_ptr() + 4 * (work.numel() - 2 * CHUNK * states)
     y = u.new_empty(batch, length, width, dtype=torch.float32)
     scan(

@@ -21,6 +21,7 @@ import torch
 from numba import njit, types
 from torch import Tensor
 
+from ..costs.scan import CHUNK
 from ..errors import CostmodelError
 from . import register
 from .causal_conv1d import row_strides
@@ -39,7 +40,7 @@ __all__ = [
 
 require(1)
 
-CHUNK = 32  # tokens; states and decays of a chunk take 2·32·N·64 B = 64 KiB at N = 16: half of a small L2
+# CHUNK is 32 tokens: states and decays of a chunk take 2·32·N·64 B = 64 KiB at N = 16, half of a small L2
 UNROLL = 4  # states in flight
 
 

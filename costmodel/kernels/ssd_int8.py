@@ -20,6 +20,7 @@ import torch
 from numba import njit, types
 from torch import Tensor
 
+from ..costs.quantized import ssd_work_floats
 from ..errors import CostmodelError
 from . import register
 from .causal_conv1d import row_strides
@@ -27,7 +28,7 @@ from .scan_int8 import state_kind
 from .simd import LANES, Simd, intrinsic, require
 from .ssd_scan import CHUNK, ROWS, f32_at, ssd_tile
 
-__all__ = ["ssd", "ssd_quantized", "ssd_work_floats"]
+__all__ = ["ssd", "ssd_quantized"]
 
 require(1)
 
@@ -256,12 +257,6 @@ def ssd(
                     )  # fmt: skip
         if length > 1:
             _move_state(own, rest, width, states, state_scale, state_rows, kind, False)
-
-
-def ssd_work_floats(length: int, heads: int, p: int, groups: int, states: int, scale_rows: int) -> int:
-    """Floats of scratch that `ssd` takes: inputs of a chunk, and the fp32 state or the scales in units."""
-    rest = heads * p * states if length > 1 else 2 * scale_rows * states
-    return min(length, CHUNK) * (heads * p + 2 * groups * states + 2 * heads) + rest
 
 
 def _run(

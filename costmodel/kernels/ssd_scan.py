@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from numba import njit, types
 from torch import Tensor
 
+from ..costs.scan import CHUNK
 from ..errors import CostmodelError
 from . import register
 from .simd import LANES, Simd, intrinsic, require
@@ -31,7 +32,7 @@ __all__ = ["CHUNK", "ROWS", "f32_at", "ssd_scan", "ssd_tile"]
 
 require(1)
 
-CHUNK = 32  # tokens; the states of a chunk take 32·4·N·4 B = 64 KiB at N = 128
+# CHUNK is 32 tokens: their states take 32·4·N·4 B = 64 KiB at N = 128
 ROWS = 4  # channels in flight
 
 

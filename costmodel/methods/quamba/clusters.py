@@ -2,7 +2,8 @@
 
 In each group of heads, the channels of a head are sorted by their calibrated maxima, heads are clustered by their
 sorted profiles, and the sorted channels of a cluster of heads are cut into contiguous runs. Everything that
-carries a head or channel is reordered once (in_proj rows, convolution, A_log, D, dt_bias, gated norm, out_proj columns): the block's
+carries a head or channel is reordered once (in_proj rows, convolution, A_log, D, dt_bias, gated norm, out_proj
+columns): the block's
 output is unchanged and nothing is gathered at run time.
 """
 

@@ -1,0 +1,366 @@
+"""Quantized state-space models: integer GEMMs, scans on int8 inputs, and whole blocks of one token.
+
+Scratch sizes that the kernels and their price share are here: `kernels/` imports them. FLOPs are what the result needs:
+2 a weight and row for a GEMM of any width. `work` is what is issued: rows in pairs for 16-bit activations, columns in
+panels of 64, fp32 arithmetic at `FP32_IN_INT8` integer operations (a vector holds four times as many bytes as floats).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import log2, prod
+from typing import NamedTuple
+
+from .scan import CHUNK, LANES, SILU, conv_flops, scan_flops, ssd_flops
+from .spec import Cost, OpSpec, TensorSpec
+
+__all__ = [
+    "FORMULAS", "FP32_IN_INT8", "MANY_ROWS", "PANEL", "WIDENED_ROWS", "hadamard_flops", "mamba2_step_bytes",
+    "mamba_step_bytes", "scan_work_floats", "ssd_work_floats",
+]  # fmt: skip
+
+PANEL = 64  # outputs of a GEMM in registers
+FP32_IN_INT8 = 4
+MANY_ROWS, WIDENED_ROWS = 16, 4096  # linear_f16: rows of x from which blocks of so many weight rows are widened
+_QUANTIZE = 4  # scale, round, clamp twice
+_SPLIT = 9  # |x|, max; scale, round; add, and, subtract, subtract, shift
+_CONVERT = 2  # a byte to fp32 and its scale
+
+
+def hadamard_flops(n: int) -> int:
+    """Adds of H_n, n = m·2^k: k a value in butterflies, m - 1 across the runs.
+
+    >>> hadamard_flops(8) == 8 * 3, hadamard_flops(1536) == 1536 * (7 + 11)
+    (True, True)
+    """
+    for m in (1, 12, 20):
+        run = n // m
+        if n % m == 0 and run & (run - 1) == 0:
+            return n * (int(log2(run)) + m - 1)
+    return 0
+
+
+def scan_work_floats(length: int, width: int, states: int) -> int:
+    """Floats of scratch of `scan_quantized`: fp32 states (one panel for a step), B and C of a chunk."""
+    return (width if length > 1 else LANES) * states + 2 * CHUNK * states
+
+
+def ssd_work_floats(length: int, heads: int, p: int, groups: int, states: int, scale_rows: int) -> int:
+    """Floats of scratch of `ssd_quantized`: inputs of a chunk, and the fp32 state or the scales in units."""
+    rest = heads * p * states if length > 1 else 2 * scale_rows * states
+    return min(length, CHUNK) * (heads * p + 2 * groups * states + 2 * heads) + rest
+
+
+def mamba_step_bytes(batch: int, d: int, width: int, rank: int, states: int, wide: bool) -> int:
+    """Bytes of scratch of `mamba_step`, alignment included."""
+    size = 4 if wide else 1
+    rows = 2 * batch * max(d, width) + 4 * batch + 4 * max(width, d)
+    values = size * batch * (4 * width + rank + 2 * states) + 4 * batch * width
+    scan_part = 4 * LANES * states + 8 * CHUNK * states
+    return rows + values + scan_part + 2 * batch * (max(d, width) + 4) + 12 * 64
+
+
+def mamba2_step_bytes(
+    batch: int, d: int, heads: int, p: int, groups: int, states: int, scale_rows: int, wide: bool
+) -> int:
+    """Bytes of scratch of `mamba2_step`, alignment included."""
+    size, width, bc = 4 if wide else 1, heads * p, groups * states
+    rows = 2 * batch * max(width, d) + 4 * batch + 4 * d
+    values = size * batch * (3 * width + 4 * bc + heads) + 4 * batch * width
+    scan_part = 4 * ssd_work_floats(1, heads, p, groups, states, scale_rows)
+    return rows + values + scan_part + 2 * batch * (max(width, d) + 4) + 9 * 64
+
+
+class _Gemm(NamedTuple):
+    """One integer GEMM: rows of the output, outputs, inputs, passes over the weights' registers (2 for 16 bits)."""
+
+    rows: int
+    n: int
+    k: int
+    passes: int
+
+    @property
+    def flops(self) -> int:
+        return 2 * self.rows * self.n * self.k
+
+    @property
+    def work(self) -> float:
+        return 2.0 * self.passes * self.rows * (-(-self.n // PANEL) * PANEL) * self.k
+
+    @property
+    def terms(self) -> dict[str, float]:
+        columns = float(-(-self.n // PANEL) * PANEL)
+        rows = float(self.passes * self.rows)
+        return {"mnk": rows * columns * self.k, "nk": columns * self.k, "mn": self.rows * columns, "mk": rows * self.k}
+
+
+def _gemm_of(op: OpSpec) -> _Gemm:
+    x, n = op.inputs[0], int(op.attr("columns"))
+    passes = 2 if op.attr("pair", False) else 1
+    k = x.shape[-1]
+    return _Gemm(prod(x.shape) // k // passes, n, k, passes)
+
+
+def _gemm_int8(op: OpSpec) -> Cost:
+    """x (…, K) int8, panels, row sums, scales: exact integer products, scaled on their way out.
+
+    >>> from .spec import TensorSpec, op
+    >>> x, w = TensorSpec((6, 768), "int8"), TensorSpec((48, 192, 4, 16, 4), "int8")
+    >>> c = _gemm_int8(op("costmodel::gemm_int8", [x, w, (3072,), (3072,), (1,)], [(6, 3072)], columns=3072))
+    >>> c.flops == 2 * 6 * 768 * 3072, c.kind, c.workspace
+    (True, 'gemm_int8', 4608)
+    """
+    g = _gemm_of(op)
+    kind = "gemm_int8" if g.rows > 1 else "gemv_int8"
+    scratch = g.rows * g.passes * (-(-g.k // 4) * 4)
+    return Cost(flops=g.flops, kind=kind, work=g.work, unit="int8", terms=g.terms, workspace=scratch)
+
+
+def _gemm_int4(op: OpSpec) -> Cost:
+    """x (…, K) int8, panels of nibbles, group scales, scales; 16-bit x runs as two rows.
+
+    >>> from .spec import TensorSpec, op
+    >>> x, w = TensorSpec((6, 2, 768), "int8"), TensorSpec((48, 192, 2, 64), "uint8")
+    >>> s = TensorSpec((48, 6, 64), "float16")
+    >>> c = _gemm_int4(op("costmodel::gemm_int4", [x, w, s, (3072,), (6,)], [(6, 3072)], columns=3072, pair=True))
+    >>> c.flops == 2 * 6 * 768 * 3072, c.work == 2 * c.flops, sum(c.bytes_read(op("", [w, s], [])))
+    (True, True, 1216512)
+    """
+    g = _gemm_of(op)
+    groups = op.inputs[2].shape[1]
+    kind = ("gemm_int4" if g.rows > 1 else "gemv_int4") + ("_wide" if g.passes == 2 else "")
+    terms = g.terms | {"scales": float(g.passes * g.rows * groups * -(-g.n // PANEL) * PANEL)}
+    return Cost(
+        flops=g.flops, kind=kind, work=g.work, unit="int8", terms=terms, workspace=4 * g.rows * g.passes * groups
+    )  # fmt: skip
+
+
+def _rows(op: OpSpec, each: int, kind: str, workspace: int) -> Cost:
+    n = op.inputs[0].numel
+    return Cost(flops=each * n, kind=kind, unit="fp32", terms={"n": float(n)}, workspace=workspace)
+
+
+def _rotate(op: OpSpec, rounding: int) -> Cost:
+    """H y of each row, then its quantization; the rows are copied first."""
+    y = op.inputs[0]
+    n = y.shape[-1]
+    adds = hadamard_flops(n) // n if op.attr("rotate", True) else 0
+    return _rows(op, adds + rounding, "quantize_rotate", 4 * y.numel)
+
+
+def _rotate_quantize(op: OpSpec) -> Cost:
+    """
+    >>> from .spec import op
+    >>> _rotate_quantize(op("costmodel::rotate_quantize", [(2, 1536), (1,)], [(2, 1536)], rotate=True)).flops
+    67584
+    """
+    return _rotate(op, _QUANTIZE)
+
+
+def _rotate_split(op: OpSpec) -> Cost:
+    return _rotate(op, _SPLIT)
+
+
+def _norm_quantize(op: OpSpec) -> Cost:
+    """Squares and their sum, two products, quantization.
+
+    >>> from .spec import op
+    >>> _norm_quantize(op("costmodel::rms_norm_quantize", [(2, 64), (64,), (1,)], [(2, 64)])).flops
+    1024
+    """
+    return _rows(op, 2 + 2 + _QUANTIZE, "quantize_norm", 4 * op.inputs[0].shape[-1])
+
+
+def _norm_split(op: OpSpec) -> Cost:
+    return _rows(op, 2 + 2 + _SPLIT, "quantize_norm", 4 * op.inputs[0].shape[-1])
+
+
+def _gated_norm(op: OpSpec) -> Cost:
+    return _rows(op, _CONVERT + SILU + 1 + 4, "norm_gated", 0)
+
+
+def _conv_silu(op: OpSpec) -> Cost:
+    """x, weight (K, D), scale, bias, inverse, state: conversions of inputs and weights, taps, SiLU, quantization.
+
+    >>> from .spec import TensorSpec, op
+    >>> x, w, s = TensorSpec((1, 8, 16), "int8"), TensorSpec((4, 16), "int8"), TensorSpec((1, 3, 16), "int8")
+    >>> _conv_silu(op("costmodel::conv_silu", [x, w, (16,), (16,), (16,), s], [x, s])).flops  # 128 · (8+12+8+2+4)
+    4352
+    """
+    x, weight = op.inputs[0], op.inputs[1]
+    return Cost(
+        flops=_conv_silu_flops(x.numel, weight.shape[0], x.dtype == "int8"), kind="conv_causal_int8", unit="fp32",
+        terms={"taps": float(x.numel * weight.shape[0]), "n": float(x.numel)},
+    )  # fmt: skip
+
+
+def _conv_silu_flops(elements: int, taps: int, int8: bool) -> int:
+    return conv_flops(elements, taps) + elements * (2 * taps + 2 + (_QUANTIZE if int8 else 0))
+
+
+def _scan_quantized(op: OpSpec) -> Cost:
+    """u, delta, B, C, z, …, state, state_scale: the fp32 scan, conversions of inputs, and of the state once a call.
+
+    >>> from .spec import TensorSpec, op
+    >>> u, bc = TensorSpec((1, 64, 32), "int8"), TensorSpec((1, 64, 16), "int8")
+    >>> h = TensorSpec((1, 2, 16, 16), "float16")
+    >>> rest = [(32,), (4,), (2, 16, 16), (32,), (32,)]
+    >>> c = _scan_quantized(op("costmodel::scan_quantized", [u, u, bc, bc, u, *rest, h, (1,)], [(1, 64, 32), h]))
+    >>> c.flops == scan_flops(64, 32, 16) + 64 * (3 * 32 + 2 * 16) * 2 + 512 * 2, c.workspace
+    (True, 6144)
+    """
+    u, state = op.inputs[0], op.inputs[-2]
+    batch, length, width = u.shape
+    states = state.shape[2]
+    tokens = batch * length
+    return Cost(
+        flops=scan_flops(tokens, width, states) + tokens * (3 * width + 2 * states) * _CONVERT + state.numel * _CONVERT,
+        kind="scan_int8", unit="fp32",
+        terms={"states": float(tokens * width * states), "channels": float(tokens * width)},
+        workspace=4 * scan_work_floats(length, width, states),
+    )  # fmt: skip
+
+
+def _ssd_quantized(op: OpSpec) -> Cost:
+    """x (B, L, H·P), delta, B, C, …, b_scale (G,), …, state (B, H, P, N), state_scale, state_rows."""
+    x, b_scale, state, state_scale = op.inputs[0], op.inputs[6], op.inputs[11], op.inputs[12]
+    batch, length, width = x.shape
+    _, heads, p, states = state.shape
+    groups, tokens = b_scale.numel, batch * length
+    converted = tokens * (width + heads + 2 * groups * states) * _CONVERT + state.numel * _CONVERT
+    return Cost(
+        flops=ssd_flops(tokens, heads, p, states) + converted, kind="ssd_int8", unit="fp32",
+        terms={"states": float(tokens * width * states), "channels": float(tokens * width)},
+        workspace=4 * ssd_work_floats(length, heads, p, groups, states, state_scale.shape[0]),
+    )  # fmt: skip
+
+
+def _linear_f16(op: OpSpec) -> Cost:
+    """x (…, K) fp32, weight (N, K) fp16.
+
+    >>> from .spec import TensorSpec, op
+    >>> _linear_f16(op("costmodel::linear_f16", [(1, 32), TensorSpec((8, 32), "float16")], [(1, 8)])).flops
+    512
+    """
+    x, weight = op.inputs
+    n, k = weight.shape
+    rows = x.numel // k
+    few = rows < MANY_ROWS
+    block = min(n, WIDENED_ROWS)
+    return Cost(
+        flops=2 * rows * n * k, kind="gemv_f16" if few else "gemm_f16", unit="fp32",
+        terms={"mnk": float(rows * n * k), "nk": float(n * k), "mn": float(rows * n), "mk": float(rows * k)},
+        workspace=0 if few else 4 * block * (k + rows),
+    )  # fmt: skip
+
+
+def _embed_rows(op: OpSpec) -> Cost:
+    """Rows of a table by ids: only those rows, and their scales, are read.
+
+    >>> from .spec import TensorSpec, op
+    >>> ids, table = TensorSpec((1, 2), "int64"), TensorSpec((9, 8), "uint8")
+    >>> _embed_rows(op("costmodel::embed_rows", [ids, table, (9,)], [(1, 2, 16)])).read
+    (16, 16, 8)
+    """
+    ids, table, _ = op.inputs
+    scaled = table.dtype != "float16"
+    row = prod(table.shape[1:]) * table.itemsize
+    return Cost(
+        flops=op.outputs[0].numel if scaled else 0, kind="gather_rows", unit="fp32",
+        terms={"n": float(op.outputs[0].numel)}, read=(ids.nbytes, ids.numel * row, 4 * ids.numel if scaled else 0),
+    )  # fmt: skip
+
+
+def _blocks(gemms: Sequence[_Gemm], fp32: int, parts: dict[str, float], kind: str, workspace: int) -> Cost:
+    """A whole block of one token: its GEMMs and its fp32 arithmetic in one op."""
+    return Cost(
+        flops=sum(g.flops for g in gemms) + fp32,
+        kind=kind,
+        work=sum(g.work for g in gemms) + FP32_IN_INT8 * fp32,
+        unit="int8",
+        terms={"mnk": sum(g.terms["mnk"] for g in gemms), "nk": sum(g.terms["nk"] for g in gemms)} | parts,
+        workspace=workspace,
+    )
+
+
+def _step_kind(op: OpSpec, name: str) -> str:
+    weights = 4 if op.attr("int4", False) else 8
+    return f"{name}_w{weights}a{16 if op.attr('wide', False) else 8}"
+
+
+def _mamba_step(op: OpSpec) -> Cost:
+    """residual (B, d), conv_state (B, K-1, D), ssm_state (B, D/16, N, 16), weights, as WEIGHTS of the kernel.
+
+    One token of Mamba-130M in W8A8: in_proj, x_proj, dt_proj, out_proj, each weight a multiply-add.
+
+    >>> from .spec import TensorSpec, op
+    >>> h = TensorSpec((1, 96, 16, 16), "float16")
+    >>> spec = op("costmodel::mamba_step", [(1, 768), (1, 3, 1536), h], [], rank=48)
+    >>> weights = 768 * 3072 + 1536 * 80 + 48 * 1536 + 1536 * 768
+    >>> c = _mamba_step(spec)
+    >>> c.flops > 2 * weights, round(c.flops / (2 * weights), 2), c.kind
+    (True, 1.07, 'mamba_step_w8a8')
+    """
+    residual, conv, state = op.inputs[:3]
+    batch, d = residual.shape
+    width, states, rank = conv.shape[2], state.shape[2], int(op.attr("rank"))
+    wide = bool(op.attr("wide", False))
+    passes = 2 if wide else 1
+    shapes = ((2 * width, d), (rank + 2 * states, width), (width, rank), (d, width))
+    gemms = [_Gemm(batch, n, k, passes) for n, k in shapes]
+    rounding = _SPLIT if wide else _QUANTIZE
+    adds = hadamard_flops(width) if op.attr("rotate", True) else 0
+    fp32 = batch * (
+        d * (4 + rounding) + _conv_silu_flops(width, conv.shape[1] + 1, not wide)
+        + scan_flops(1, width, states) + (3 * width + 2 * states) * _CONVERT + width * states * _CONVERT
+        + adds + width * rounding
+    )  # fmt: skip
+    parts = {"states": float(batch * width * states), "channels": float(batch * width)}
+    return _blocks(
+        gemms, fp32, parts, _step_kind(op, "mamba_step"), mamba_step_bytes(batch, d, width, rank, states, wide)
+    )
+
+
+def _mamba2_step(op: OpSpec) -> Cost:
+    """residual (B, d), conv_state (B, K-1, D + 2·G·N), ssm_state (B, H, P, N), weights, as WEIGHTS of the kernel."""
+    residual, conv, state = op.inputs[:3]
+    weights: tuple[TensorSpec, ...] = op.inputs[3:]
+    batch, d = residual.shape
+    _, heads, p, states = state.shape
+    width, channels = heads * p, conv.shape[2]
+    groups = weights[10].numel
+    wide = bool(op.attr("wide", False))
+    passes = 2 if wide else 1
+    gemms = [_Gemm(batch, width + channels + heads, d, passes), _Gemm(batch, d, width, passes)]
+    rounding = _SPLIT if wide else _QUANTIZE
+    adds = hadamard_flops(width) if op.attr("rotate", True) else 0
+    fp32 = batch * (
+        d * (4 + rounding) + _conv_silu_flops(channels, conv.shape[1] + 1, not wide)
+        + ssd_flops(1, heads, p, states) + channels * _CONVERT + width * states * _CONVERT
+        + width * (_CONVERT + SILU + 1 + 4 + rounding) + adds
+    )  # fmt: skip
+    parts = {"states": float(batch * width * states), "channels": float(batch * channels)}
+    work = mamba2_step_bytes(batch, d, heads, p, groups, states, weights[15].shape[0], wide)
+    return _blocks(gemms, fp32, parts, _step_kind(op, "mamba2_step"), work)
+
+
+FORMULAS = {
+    "costmodel::gemm_int8": _gemm_int8,
+    "costmodel::gemm_int8_quantized": _gemm_int8,
+    "costmodel::gemm_int8_add": _gemm_int8,
+    "costmodel::gemm_int4": _gemm_int4,
+    "costmodel::gemm_int4_quantized": _gemm_int4,
+    "costmodel::gemm_int4_add": _gemm_int4,
+    "costmodel::rotate_quantize": _rotate_quantize,
+    "costmodel::rotate_split": _rotate_split,
+    "costmodel::rms_norm_quantize": _norm_quantize,
+    "costmodel::rms_norm_split": _norm_split,
+    "costmodel::gated_rms_norm": _gated_norm,
+    "costmodel::conv_silu": _conv_silu,
+    "costmodel::scan_quantized": _scan_quantized,
+    "costmodel::ssd_quantized": _ssd_quantized,
+    "costmodel::linear_f16": _linear_f16,
+    "costmodel::embed_rows": _embed_rows,
+    "costmodel::mamba_step": _mamba_step,
+    "costmodel::mamba2_step": _mamba2_step,
+}
