@@ -148,6 +148,8 @@ class Runtime(_Strict):
     `efficiency` is a share of peak by algorithm class, with ``default`` for the rest; `scale` multiplies the whole
     step (fitted on whole-model runs), by phase: ``infer``, ``train``, ``prefill``, ``decode``. `class_scale`
     multiplies the compute and traffic of an algorithm class (not its overhead), found by name as efficiency is.
+    `fuse` names the rules of `fusion` that it applies. `serial` is the share of a thread's compute that more threads
+    do not speed up (Amdahl), by algorithm class with ``default``.
     `grouped` says how grouped convolutions run: by a kernel of their own, or in a ``loop`` over groups (a call each).
     `sample_s` is what a sample takes to be read and decoded, in runs that say they include that. `frameworks` are
     shell patterns (``torch*eager*``, case ignored) of what run files call this runtime.
@@ -163,6 +165,8 @@ class Runtime(_Strict):
     rss_bytes: Number | None = None
     scale: dict[str, Number] = {}
     class_scale: dict[str, Number] = {}
+    serial: dict[str, Number] = {}
+    fuse: tuple[Literal["norm", "activation", "add", "elementwise"], ...] = ()
     grouped: Literal["kernel", "loop"] = "kernel"
     sample_s: Number | None = None
     interval: dict[str, Interval]

@@ -14,6 +14,7 @@ from .core.table import F8, UNITS
 from .device import Device, Interval, Runtime
 from .errors import CostmodelError, UnknownName
 from .footprint import Footprint, footprint
+from .fusion import Fused, fuse
 from .graph import OpGraph
 from .lower import (
     UNPRICED,
@@ -21,8 +22,8 @@ from .lower import (
     class_scale_of,
     cpu_rates,
     gpu_rates,
+    group_calls,
     levels_of,
-    looped_calls,
     lower,
     peak_flops_per_s,
 )
@@ -251,7 +252,8 @@ def estimate(
         raise CostmodelError(
             f"ops without a formula: {gaps}; give each with @costmodel.cost('ns::op'), or drop --strict"
         )
-    seconds, parts, bounds, issue_s = _price(lowered, device, constants)
+    fused = fuse(lowered, constants.fuse)
+    seconds, parts, bounds, issue_s = _price(fused, device, constants)
     from .core.timeline import two_queues
 
     start, end = two_queues(seconds, issue_s)
@@ -263,7 +265,7 @@ def estimate(
     memory = footprint(lowered, constants)
     widen = 0.5 * (1.0 - coverage.time)  # what has no formula is known to about a factor of e^0.5
     return Estimate(
-        lowered=lowered,
+        lowered=fused.lowered,
         device=device,
         runtime=name,
         threads=threads,
@@ -285,26 +287,29 @@ def estimate(
     )
 
 
-def _price(lowered: Lowered, device: Device, runtime: Runtime) -> tuple[F8, F8, tuple[str, ...], F8]:
+def _price(fused: Fused, device: Device, runtime: Runtime) -> tuple[F8, F8, tuple[str, ...], F8]:
     """Seconds of each op, by part; the names of the parts; what the host needs to issue each op."""
+    lowered = fused.lowered
     n = len(lowered.graph)
     if runtime.engine == "cpu":
         from .core.cpu import BOUNDS, price_cpu
 
         rates = cpu_rates(device, runtime, lowered)
         seconds, parts = price_cpu(lowered.table, lowered.distance, rates)
-        looped = runtime.overhead_s.value * looped_calls(lowered, runtime)
-        seconds += looped
-        parts[:, 0] += looped
+        calls = group_calls(lowered, runtime) * ~fused.joined
+        more = parts[:, 0] * (calls - 1.0)  # a loop over groups calls more often, a fused op not at all
+        seconds += more
+        parts[:, 0] += more
         return seconds, parts, (*BOUNDS, *levels_of(device)), np.zeros(n)
     from .core.gpu import price_gpu
 
     gpu = gpu_rates(device, runtime, lowered)
-    seconds, parts = price_gpu(lowered.table, lowered.distance, gpu)
+    table = lowered.table._replace(calls=lowered.table.calls * ~fused.joined)
+    seconds, parts = price_gpu(table, lowered.distance, gpu)
     if runtime.class_scale:
         parts[:, 1:] *= np.array([class_scale_of(runtime, c.kind) for c in lowered.costs])[:, None]
         seconds = np.maximum(parts[:, :2].max(axis=1), parts[:, 2] + parts[:, 3])
-    launched = (parts[:, 0] > 0.0) * lowered.table.calls
+    launched = (parts[:, 0] > 0.0) * table.calls
     return seconds, parts, ("overhead", "compute", "L2", "dram"), gpu.issue_s * launched
 
 

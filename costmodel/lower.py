@@ -22,8 +22,8 @@ __all__ = [
     "class_scale_of",
     "cpu_rates",
     "gpu_rates",
+    "group_calls",
     "levels_of",
-    "looped_calls",
     "lower",
     "peak_flops_per_s",
 ]
@@ -218,20 +218,21 @@ def _caches(cluster: Cluster) -> list[Cache]:
 def _level_rates(device: Device, runtime: Runtime, threads: int) -> tuple[list[float], list[float], list[float]]:
     """Capacity of each cache, and seconds a byte to read and write at each level, for `threads` threads.
 
-    A private cache serves each thread; DRAM serves what one core can draw times the threads, up to its own bandwidth.
+    A private cache serves each thread; DRAM serves what one core can draw times the threads, up to the share of its
+    own bandwidth that software reaches.
     A cache without a bandwidth in the profile is priced like the level behind it.
     """
     share = runtime.bandwidth_efficiency.value if runtime.bandwidth_efficiency else 1.0
     m = device.memory
 
     def dram(total: float, of_core: float | None) -> float:
-        return min(total, threads * of_core) if of_core else total
+        return min(share * total, threads * of_core) if of_core else share * total
 
     total_write = (m.write_bytes_per_s or m.read_bytes_per_s).value
     core_read = m.core_read_bytes_per_s.value if m.core_read_bytes_per_s else None
     core_write = m.core_write_bytes_per_s.value if m.core_write_bytes_per_s else core_read
-    read = [1.0 / (share * dram(m.read_bytes_per_s.value, core_read))]
-    write = [1.0 / (share * dram(total_write, core_write))]
+    read = [1.0 / dram(m.read_bytes_per_s.value, core_read)]
+    write = [1.0 / dram(total_write, core_write)]
     capacity: list[float] = []
     for cache in reversed(_caches(device.cpu[0])):
         sharers = cache.cores.value if cache.cores else 1.0
@@ -254,8 +255,12 @@ def efficiency_of(runtime: Runtime, kind: str) -> float:
 
 def class_scale_of(runtime: Runtime, kind: str) -> float:
     """Factor on the compute and traffic of an algorithm class; 1 where neither it nor what it is a kind of has one."""
-    name = _class_in(runtime.class_scale, kind) or "default"
-    return runtime.class_scale[name].value if name in runtime.class_scale else 1.0
+    return _class_value(runtime.class_scale, kind, 1.0)
+
+
+def _class_value(table: Mapping[str, Number], kind: str, without: float) -> float:
+    name = _class_in(table, kind) or "default"
+    return table[name].value if name in table else without
 
 
 def _class_in(table: Mapping[str, object], kind: str) -> str:
@@ -265,16 +270,15 @@ def _class_in(table: Mapping[str, object], kind: str) -> str:
     return name
 
 
-def looped_calls(lowered: Lowered, runtime: Runtime) -> F8:
-    """(n,) library calls of each op beyond its first: a runtime that loops over the groups of a convolution makes one
-    a group."""
+def group_calls(lowered: Lowered, runtime: Runtime) -> F8:
+    """(n,) library calls of each op: a runtime that loops over the groups of a convolution makes one a group."""
     if runtime.grouped == "kernel":
-        return np.zeros(len(lowered.costs))
+        return np.ones(len(lowered.costs))
     groups = (
         float(attrs.get("groups") or 1) if cost.kind.startswith("conv") else 1.0
         for cost, attrs in zip(lowered.costs, lowered.graph.op_attrs)
     )
-    return np.fromiter(groups, np.float64) - 1.0
+    return np.fromiter(groups, np.float64)
 
 
 def _fit_for(runtime: Runtime, threads: int, dtype: str) -> Fit | None:
@@ -312,9 +316,10 @@ def cpu_rates(device: Device, runtime: Runtime, lowered: Lowered) -> CpuRates:
         if fit is not None and constants is not None:
             _apply_fit(rates, fit, constants, k, kind, terms, names, threads)
             continue
-        efficiency = efficiency_of(runtime, kind)
+        efficiency, serial = efficiency_of(runtime, kind), _class_value(runtime.serial, kind, 0.0)
         for u, unit in enumerate(UNITS):
-            rates.work_s[k, u] = 1.0 / (efficiency * peak_flops_per_s(device, unit, threads))
+            one, all_threads = (peak_flops_per_s(device, unit, n) for n in (1, threads))
+            rates.work_s[k, u] = (serial / one + (1.0 - serial) / all_threads) / efficiency
     scale = np.array([class_scale_of(runtime, kind) for kind in kinds])
     for rate in (rates.work_s, rates.read_s, rates.write_s):
         rate *= scale[:, None]

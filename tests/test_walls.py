@@ -20,7 +20,7 @@ ROWS = (
     ("graph",),
     ("device", "runs", "host", "peaks"),
     ("lower",),
-    ("footprint",),
+    ("footprint", "fusion"),
     ("estimate",),
     ("budget", "compare"),
     ("kernels",),
