@@ -23,7 +23,7 @@ from .core.table import F8
 from .costs import Cost, OpSpec, TensorSpec, formula_for
 from .device import Fit, KindFit
 
-__all__ = ["LEVELS", "Point", "fit_kinds", "fit_kappa", "points_of"]
+__all__ = ["LEVELS", "Point", "fit_kappa", "fit_kinds", "points_of"]
 
 # Levels with fitted rates; what L2 serves is part of the terms.
 LEVELS = ("L3", "dram")
@@ -34,6 +34,10 @@ _QUANTILE = {"hot": 0.3, "warm": 0.5, "cold": 0.5}
 _CAPACITIES = {"L2": (0.5e6, 0.7e6, 1.0e6, 1.5e6, 2.0e6), "L3": (4e6, 8e6, 12e6, 16e6, 24e6, 32e6)}
 _FOLDS = 5
 _MIN_POINTS = 4
+# Weight of the prior of a rate, as a share of the weight of all rows.
+_PRIOR = 0.05
+# A rate of one kind is at most this many times that of all.
+_MOST = 4.0
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,8 @@ class Point:
 
     Attributes:
         cost: from its formula, for the thread count of the calibration.
-        size: (u,) bytes of each operand; write: whether it is written; weight: whether a model keeps it and others
-            evict it; storage: which operands share memory.
+        size: (u,) bytes of each operand; write: whether it is written; storage: which operands share memory.
+        away: (u,) by state, whether other data went by since the operand was touched.
         seconds: by state.
         noise: relative spread of the hot repeats.
     """
@@ -51,8 +55,8 @@ class Point:
     cost: Cost
     size: F8
     write: Any
-    weight: Any
     storage: Any
+    away: Mapping[str, F8]
     seconds: Mapping[str, float]
     noise: float
 
@@ -66,9 +70,7 @@ class Point:
 
     def distance(self, state: str, flush_bytes: float) -> F8:
         """(u,) reuse distance of each operand in a state."""
-        own = self.footprint
-        away = {"hot": np.zeros(len(self.size)), "warm": self.weight.astype(float), "cold": np.ones(len(self.size))}
-        return np.asarray(own + flush_bytes * away[state])
+        return np.asarray(self.footprint + flush_bytes * self.away[state])
 
 
 def points_of(raw: Sequence[Mapping[str, Any]], threads: int) -> tuple[list[Point], Counter[str]]:
@@ -87,15 +89,24 @@ def points_of(raw: Sequence[Mapping[str, Any]], threads: int) -> tuple[list[Poin
             gaps[op.name] += 1
             continue
         cost = formula(op)
-        size = np.array([*cost.bytes_read(op), *cost.bytes_written(op)], float)
+        # the workspace is an operand as well: written, then read (lower.py lays it out the same way)
+        scratch = [cost.workspace] * 2 if cost.workspace else []
+        size = np.array([*cost.bytes_read(op), *cost.bytes_written(op), *scratch], float)
         hot = np.array(line["hot"])
+        storage = np.array(line["storage"] + [-1] * len(scratch))
+        weight = np.array([*line["weight"], *([False] * (len(op.outputs) + len(scratch)))], float)
+        fresh = np.array([s not in storage[: len(op.inputs)] for s in storage])  # outputs in memory of their own
         points.append(
             Point(
                 cost=cost,
                 size=size,
-                write=np.array([False] * len(op.inputs) + [True] * len(op.outputs)),
-                weight=np.array([*line["weight"], *([False] * len(op.outputs))], bool),
-                storage=np.array(line["storage"]),
+                write=np.array([False] * len(op.inputs) + [True] * len(op.outputs) + [True, False][: len(scratch)]),
+                storage=storage,
+                away={
+                    "hot": np.zeros(len(size)),
+                    "warm": weight,
+                    "cold": np.where(fresh, float(line["cold_output"]), 1.0),
+                },
                 seconds={s: float(np.quantile(line[s], _QUANTILE[s])) for s in _STATES if line[s]},
                 noise=float(np.quantile(hot, 0.75) / np.quantile(hot, 0.25) - 1.0),
             )
@@ -147,7 +158,7 @@ def _problem(points: Sequence[Point], capacity: Mapping[str, float], flush_bytes
 def _solve(features: F8, seconds: F8, prior: F8 | None, strength: float) -> F8:
     """Non-negative coefficients that minimise relative errors, reweighted six times towards absolute deviations.
 
-    `prior` (seconds a unit, nan where there is none) adds one weak row a column that pulls towards it.
+    `prior` (seconds a unit, nan where there is none) adds a row a column that pulls towards it.
     """
     scale = features.max(axis=0)
     unseen = scale <= 0
@@ -158,8 +169,9 @@ def _solve(features: F8, seconds: F8, prior: F8 | None, strength: float) -> F8:
     if prior is not None:
         known = np.flatnonzero(np.isfinite(prior) & (prior > 0) & ~unseen)
         extra_a = np.zeros((len(known), a.shape[1]))
-        extra_a[np.arange(len(known)), known] = strength / (prior[known] * scale[known])
-        extra_b = np.full(len(known), strength)
+        pull = strength * np.sqrt(len(seconds))
+        extra_a[np.arange(len(known)), known] = pull / (prior[known] * scale[known])
+        extra_b = np.full(len(known), pull)
     weight = np.ones(len(seconds))
     x = np.zeros(a.shape[1])
     for _ in range(7):
@@ -168,8 +180,11 @@ def _solve(features: F8, seconds: F8, prior: F8 | None, strength: float) -> F8:
         weight = 1.0 / np.sqrt(np.maximum(residual, 0.02))
         weight /= weight.mean()
     if prior is not None:  # what no point says anything about is what the prior says
-        x = np.where(unseen & np.isfinite(prior), prior, x)
-    return np.asarray(x / scale)
+        x = np.where(unseen & np.isfinite(prior), prior * scale, x)
+    x = x / scale
+    if prior is not None:  # a few bytes beside much else say nothing about a rate: keep it physical
+        x = np.where(np.isfinite(prior), np.minimum(x, _MOST * prior), x)
+    return np.asarray(x)
 
 
 def _held_out(problem: _Problem, prior: F8 | None, strength: float) -> float:
@@ -186,7 +201,9 @@ def _held_out(problem: _Problem, prior: F8 | None, strength: float) -> float:
     return float(np.median(errors)) if errors else float("nan")
 
 
-def _fit_one(points: Sequence[Point], capacity: Mapping[str, float], flush: float, prior: Mapping[str, float]) -> KindFit:
+def _fit_one(
+    points: Sequence[Point], capacity: Mapping[str, float], flush: float, prior: Mapping[str, float]
+) -> KindFit:
     problem = _problem(points, capacity, flush)
     wanted = np.array([prior.get(c, np.nan) for c in problem.columns])
     x = _solve(problem.features, problem.seconds, wanted, 0.3)
@@ -198,7 +215,7 @@ def _fit_one(points: Sequence[Point], capacity: Mapping[str, float], flush: floa
         read_s={level: value[f"read {level}"] for level in LEVELS},
         write_s={level: value[f"write {level}"] for level in LEVELS},
         points=len(points),
-        error=_held_out(problem, wanted, 0.3),
+        error=_held_out(problem, wanted, _PRIOR),
     )
 
 
@@ -209,14 +226,19 @@ def _groups(points: Sequence[Point]) -> dict[str, list[Point]]:
     return {k: v for k, v in sorted(by_kind.items()) if len(v) >= _MIN_POINTS}
 
 
-def _pooled_rates(points: Sequence[Point], capacity: Mapping[str, float], flush: float) -> dict[str, float]:
-    """Seconds a byte of each level, over all kinds whose time is mostly movement: what a kind shrinks to."""
+def _pooled_rates(
+    points: Sequence[Point], capacity: Mapping[str, float], flush: float, device: Mapping[str, float]
+) -> dict[str, float]:
+    """Seconds a byte of each level, over all kinds whose time is mostly movement: what a kind shrinks to.
+
+    `device` is what they shrink to in turn: the bandwidths measured of the machine.
+    """
     moving = [p for p in points if p.cost.kind.startswith(("elementwise", "copy"))]
     if len(moving) < _MIN_POINTS:
-        return {}
-    fit = _fit_one(moving, capacity, flush, {})
+        return dict(device)
+    fit = _fit_one(moving, capacity, flush, device)
     rates = {f"read {k}": v for k, v in fit.read_s.items()} | {f"write {k}": v for k, v in fit.write_s.items()}
-    return {k: v for k, v in rates.items() if v > 0}
+    return {k: v if v > 0 else device.get(k, np.nan) for k, v in rates.items()}
 
 
 def _fit_error(points: Sequence[Point], capacity: Mapping[str, float], flush: float) -> float:
@@ -246,6 +268,7 @@ def fit_kinds(
     dtype: str,
     flush_bytes: float,
     source: str,
+    device_s_per_byte: Mapping[str, float] | None = None,
     torch: str = "",
     cpu: str = "",
 ) -> Fit:
@@ -256,11 +279,12 @@ def fit_kinds(
         threads, dtype: what they were measured with.
         flush_bytes: bytes that went by before the warm and cold states.
         source: key of the profile's ``[sources]``.
+        device_s_per_byte: measured seconds a byte by ``read L3``, ``read dram``, ``write L3``, ``write dram``.
         torch, cpu: versions that the fit is for.
     """
     points, _ = points_of(raw, threads)
     capacity = choose_capacity(points, flush_bytes)
-    prior = _pooled_rates(points, capacity, flush_bytes)
+    prior = _pooled_rates(points, capacity, flush_bytes, device_s_per_byte or {})
     kinds = {kind: _fit_one(members, capacity, flush_bytes, prior) for kind, members in _groups(points).items()}
     errors = [k.error for k in kinds.values() if k.error is not None and np.isfinite(k.error)]
     return Fit(

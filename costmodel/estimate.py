@@ -25,6 +25,7 @@ from .lower import (
     group_calls,
     levels_of,
     lower,
+    packing_s,
     peak_flops_per_s,
 )
 
@@ -125,7 +126,7 @@ class Estimate:
     @cached_property
     def bytes_moved(self) -> int:
         """Bytes that ops read and write, at whatever level."""
-        return int(self.lowered.table.use_bytes.sum())
+        return int(self.lowered.op_bytes.sum())
 
     @property
     def fits(self) -> bool:
@@ -298,8 +299,10 @@ def _price(fused: Fused, device: Device, runtime: Runtime) -> tuple[F8, F8, tupl
         seconds, parts = price_cpu(lowered.table, lowered.distance, rates)
         calls = group_calls(lowered, runtime) * ~fused.joined
         more = parts[:, 0] * (calls - 1.0)  # a loop over groups calls more often, a fused op not at all
-        seconds += more
+        pack = packing_s(lowered, runtime)
+        seconds += more + pack
         parts[:, 0] += more
+        parts[:, 1] += pack
         return seconds, parts, (*BOUNDS, *levels_of(device)), np.zeros(n)
     from .core.gpu import price_gpu
 

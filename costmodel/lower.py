@@ -25,6 +25,7 @@ __all__ = [
     "group_calls",
     "levels_of",
     "lower",
+    "packing_s",
     "peak_flops_per_s",
 ]
 
@@ -68,12 +69,14 @@ class Lowered:
         """(u,) reuse distance of each operand, in bytes."""
         from .core.traffic import reuse_distance
 
-        return reuse_distance(self.table.use_storage, self.table.use_bytes, len(self.graph.storage_bytes))
+        storages = len(self.graph.storage_bytes) + 1  # the last is the workspace that ops hand on to each other
+        return reuse_distance(self.table.use_storage, self.table.use_bytes, storages)
 
     @cached_property
     def op_bytes(self) -> F8:
-        """(n,) bytes that each op reads and writes."""
-        total = np.concatenate(([0.0], np.cumsum(self.table.use_bytes)))
+        """(n,) bytes of its operands that each op reads and writes."""
+        own = self.table.use_bytes * (self.table.use_storage < len(self.graph.storage_bytes))
+        total = np.concatenate(([0.0], np.cumsum(own)))
         return np.asarray(total[self.table.use_ptr[1:]] - total[self.table.use_ptr[:-1]])
 
 
@@ -158,6 +161,10 @@ def _columns(
                     use_storage.append(storage[t])
                     use_bytes.append(float(size))
                     use_write.append(write)
+        if cost.workspace > 0:  # written, then read: reordered copies and partial sums
+            use_storage += [len(graph.storage_bytes)] * 2
+            use_bytes += [float(cost.workspace)] * 2
+            use_write += [True, False]
         use_ptr.append(len(use_storage))
         tiles.append(-(-max((specs[t].numel for t in outputs), default=1) // _TILE_ELEMENTS))
     table = OpTable(
@@ -279,6 +286,20 @@ def group_calls(lowered: Lowered, runtime: Runtime) -> F8:
         for cost, attrs in zip(lowered.costs, lowered.graph.op_attrs)
     )
     return np.fromiter(groups, np.float64)
+
+
+def packing_s(lowered: Lowered, runtime: Runtime) -> F8:
+    """(n,) seconds that each convolution takes to pack its weights, in a runtime that does so at every call."""
+    seconds = np.zeros(len(lowered.costs))
+    if runtime.pack_bytes_per_s is None:
+        return seconds
+    table, roles = lowered.table, lowered.graph.storage_role
+    for k, cost in enumerate(lowered.costs):
+        if cost.kind.startswith("conv"):
+            for u in range(table.use_ptr[k], table.use_ptr[k + 1]):
+                if not table.use_write[u] and roles[table.use_storage[u]] == "parameter":
+                    seconds[k] += table.use_bytes[u] / runtime.pack_bytes_per_s.value
+    return seconds
 
 
 def _fit_for(runtime: Runtime, threads: int, dtype: str) -> Fit | None:

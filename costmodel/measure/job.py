@@ -41,11 +41,17 @@ class Job:
 
     def load(self) -> tuple[Loaded, Any]:
         """The model with the method applied, and its inputs."""
-        loaded = load_model(
-            self.model, mode=self.mode, batch=self.batch, input_size=self.input_size, seq=self.seq, dtype=self.dtype
+        loaded = self._load(self.mode)
+        if self.method is None:
+            return loaded, loaded.model
+        # a decode step reads one token, but a method that calibrates needs a sequence
+        inputs = self._load("prefill").inputs if self.mode == "decode" else loaded.inputs
+        return loaded, apply_method(self.method, loaded.model, inputs)
+
+    def _load(self, mode: str) -> Loaded:
+        return load_model(
+            self.model, mode=mode, batch=self.batch, input_size=self.input_size, seq=self.seq, dtype=self.dtype
         )
-        model = loaded.model if self.method is None else apply_method(self.method, loaded.model, loaded.inputs)
-        return loaded, model
 
     def step(self) -> Step:
         """The step on real tensors."""

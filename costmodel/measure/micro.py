@@ -1,9 +1,10 @@
 """Isolated ops timed in three states of the caches: what `calibrate` fits.
 
-**hot**: the op again and again. **warm**: after 64 MB of other data went by, with the activations touched again: what a
-model's layer finds (weights cold, input just written). **cold**: after the 64 MB, nothing touched. After other data
-went by, the op's code is cold as well; the fit separates the two because it sees hot, warm and cold together
-(LATENCY.md, micro-benchmark design).
+**hot**: the op again and again. **warm**: after 64 MB of other data went by, with the activations and the output's memory
+touched again: what a model's layer finds (weights cold, input just written). **cold**: after the 64 MB, the inputs not
+touched, and the output's memory touched for every other point, which tells reading from writing. After other data went
+by, the op's code is cold as well; the fit separates the two because it sees hot, warm and cold together (LATENCY.md,
+micro-benchmark design).
 
 ``python -m costmodel.measure.micro`` is the process that measures: it writes one JSON line a point to a file, and goes
 on where an earlier run was stopped.
@@ -88,7 +89,7 @@ def _describe(call: Call) -> dict[str, Any] | None:
     }
 
 
-def _time_point(call: Call, flush: np.ndarray) -> dict[str, list[float]]:
+def _time_point(call: Call, flush: np.ndarray, cold_output: bool) -> dict[str, list[float]]:
     """Seconds of the repeats in each state."""
     func, args = call.func, call.args
     clock = time.perf_counter_ns
@@ -112,8 +113,9 @@ def _time_point(call: Call, flush: np.ndarray) -> dict[str, list[float]]:
             flush.sum()
             if state == "warm":
                 _touch(activations)
+            if state == "warm" or not cold_output:
                 for t in _tensors(out):
-                    t.zero_() if t.numel() else None
+                    t.fill_(1) if t.numel() else None
             del out
             t0 = clock()
             func(*args)
@@ -138,8 +140,10 @@ def _run(path: Path, points: int, train: bool, threads: int, dtype: torch.dtype,
             call = GENERATORS[name][0](shapes)
             described = _describe(call)
             if described is not None:
-                timed = _time_point(call, flush)
-                file.write(json.dumps({"generator": name, "seed": seed, **described, **timed}) + "\n")
+                cold_output = seed % 2 == 0
+                timed = _time_point(call, flush, cold_output)
+                line = {"generator": name, "seed": seed, **described, "cold_output": cold_output, **timed}
+                file.write(json.dumps(line) + "\n")
                 file.flush()
             sys.stdout.write(f"{len(done) + n + 1} {len(done) + len(todo)} {name}\n")
             sys.stdout.flush()

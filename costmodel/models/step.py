@@ -173,7 +173,7 @@ class Step:
         """Put a growing cache back to where it was, so that every decode step reads the same context."""
         cache = self.kwargs.get("past_key_values")
         if self.mode == "decode" and cache is not None and hasattr(cache, "crop"):
-            cache.crop(self.context)
+            cache.crop(-1)  # transformers counts from the end: the one token of this step
 
 
 def _cache_kwargs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], seq: int) -> dict[str, Any]:
