@@ -80,7 +80,8 @@ class Report:
         else:
             parts = ("validation", "comparison", "checks")
             words = (next((p for p in parts if getattr(self, p)), "report"),)
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(filter(None, words))).strip("-")
+        plain = (re.sub(r"[^A-Za-z0-9._]+", "-", word).strip("-") for word in words if word)
+        return "-".join(filter(None, plain)) or "report"
 
 
 def report_of(what: Any) -> Report:

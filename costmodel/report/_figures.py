@@ -64,7 +64,7 @@ def figure_of(report: Report) -> Figure:
         raise CostmodelError("this report has no picture; render it as text, markdown or html")
     across = min(len(panels), 2 if len(panels) < 5 else 3)
     down = math.ceil(len(panels) / across)
-    figure = Figure(figsize=(_COLUMN * across, 2.9 * down), layout="constrained")
+    figure = Figure(figsize=(_COLUMN * across, 3.1 * down), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(down, across, squeeze=False).ravel()
     for axis, panel in zip(axes, panels):
@@ -87,9 +87,14 @@ def _colour(name: str) -> str:
 def _log(axis: Any, values: Sequence[float]) -> None:
     """A log axis that has plain numbers, and enough of them where it spans little."""
     span = max(values) / min(values) if values and min(values) > 0 else 10.0
-    axis.set_major_locator(LogLocator(subs=(1.0,) if span > 50 else (1.0, 2.0, 5.0)))
+    axis.set_major_locator(LogLocator(subs=(1.0,) if span > 300 else (1.0, 2.0, 5.0)))
     axis.set_major_formatter(ScalarFormatter())
     axis.set_minor_formatter(NullFormatter())
+
+
+def _legend_below(axes: Axes) -> None:
+    """Where it hides no point."""
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, columnspacing=1.2, handletextpad=0.5)
 
 
 def roofline_panel(axes: Axes, estimate: Estimate) -> None:
@@ -158,7 +163,7 @@ def memory_panel(axes: Axes, estimate: Estimate) -> None:
         axes.axvline(start / factor, color=_MUTED, linewidth=0.8, linestyle=":")
     axes.set(xlabel=f"predicted time / {unit}", ylabel=f"live / {size_unit}", xlim=(0, time[-1]), ylim=(0, peak * 1.15))
     axes.set_title("Live bytes over the step")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
+    _legend_below(axes)
 
 
 def _cases(validation: Validation, quantity: str) -> list[Case]:
@@ -195,7 +200,7 @@ def agreement_panel(axes: Axes, validation: Validation, quantity: str) -> None:
     axes.set(xlabel=f"{truth} {name}", ylabel=f"predicted {name}", title=title_of(quantity))
     for axis in (axes.xaxis, axes.yaxis):
         _log(axis, [low, high])
-    axes.legend(loc="upper left")
+    _legend_below(axes)
 
 
 def front_panel(axes: Axes, front: Front) -> None:
@@ -243,7 +248,7 @@ def front_panel(axes: Axes, front: Front) -> None:
     axes.set_ylabel(f"{points[0].metric} ({'higher' if points[0].higher_is_better else 'lower'} is better)")
     axes.set_title(f"{points[0].family} on {front.device}")
     _log(axes.xaxis, [v / factor for c in costs for v in (c.low, c.high)])
-    axes.legend(loc="best")
+    _legend_below(axes)
 
 
 def _measured(axes: Axes, front: Front, factor: float) -> None:

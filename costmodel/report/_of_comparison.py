@@ -10,7 +10,7 @@ from ..budget import LIMITS, Check
 from ..compare import WAITING, Change, Comparison, Peak
 from ..estimate import Estimate
 from ._of_estimate import name_of, ranged, short_module
-from ._of_validation import form_of
+from ._of_validation import form_of, signed_percent
 from ._table import Cell, Column, Table, before_and_after, cell, column_in, rows_of
 
 __all__ = [
@@ -165,7 +165,7 @@ def checks_table(checks: Sequence[Check]) -> Table:
         form = form_of(LIMITS[c.limit_name][1])
         what = " ".join(filter(None, (c.model, c.method, c.mode, f"b{c.batch}")))
         over = c.over
-        room = cell(None) if over is None else cell(f"{100 * over:+.1f} %", over)
+        room = cell(None) if over is None else cell(signed_percent(over), over)
         rows.append(
             (
                 cell(what),

@@ -10,6 +10,7 @@ import numpy as np
 from .. import units
 from ..device import Device
 from ..estimate import Estimate, OpRow, Range
+from ..footprint import AT_PEAK
 from ._sensitivity import Hinge, hinges
 from ._table import Cell, Column, Table, cell, column_in, rows_of, share_column
 
@@ -243,7 +244,7 @@ def holders_table(estimate: Estimate, top: int = 10) -> Table:
     """The largest storages that are live at the peak, and all the others as one row."""
     holders = estimate.footprint.holders[:top]
     values = [float(h.bytes) for h in holders]
-    labels = [(h.role.replace("_", " "), _made_by(h) or "–") for h in holders]
+    labels = [(AT_PEAK[h.role].replace("_", " "), _made_by(h) or "–") for h in holders]
     rest = estimate.footprint.peak_live - sum(h.bytes for h in holders)
     if rest:
         values.append(float(rest))
@@ -279,7 +280,10 @@ def _number_row(hinge: Hinge, device: Device) -> tuple[Cell, ...]:
         cell(hinge.place),
         cell(f"{number.value:.6g}", number.value),
         cell(number.kind),
-        cell(f"{hinge.elasticity:+.3f}" if abs(hinge.elasticity) > _MATTERS else "0", abs(hinge.elasticity)),
+        cell(
+            f"{hinge.elasticity:+.3f}".replace("-", "−") if abs(hinge.elasticity) > _MATTERS else "0",
+            abs(hinge.elasticity),
+        ),
         cell(device.sources.get(number.source, number.source)),
     )
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 from .. import units
 from ..validate import Case, Summary, Validation
 from ._table import Cell, Column, Table, cell
 
-__all__ = ["cases_tables", "form_of", "skipped_table", "summary_table", "verdict"]
+__all__ = ["cases_tables", "form_of", "signed_percent", "skipped_table", "summary_table", "verdict"]
 
 _FORMS: dict[str, Callable[[float], str]] = {"_s": units.seconds, "_bytes": units.size, "_j": units.joules}
 
@@ -31,8 +32,16 @@ def _percent(value: float | None) -> Cell:
     return cell(None) if value is None else cell(units.percent(value), value)
 
 
+def signed_percent(value: float) -> str:
+    """
+    >>> signed_percent(-0.0512)
+    '−5.1 %'
+    """
+    return f"{100 * value:+.1f} %".replace("-", "−")
+
+
 def _signed(value: float) -> Cell:
-    return cell(f"{100 * value:+.1f} %", abs(value))
+    return cell(signed_percent(value), abs(value))
 
 
 def verdict(validation: Validation) -> str:
@@ -124,7 +133,7 @@ def _cases_table(quantity: str, cases: list[Case]) -> Table:
         if has["baseline"]:
             row.append(cell(None) if c.baseline is None or not c.truth else _signed(c.baseline / c.truth - 1.0))
         rows.append(tuple(row))
-    notes = [f"{c.name}: {c.note}" for c in cases if c.note]
+    notes = [f"{note} ({n} case{'s' if n > 1 else ''})" for note, n in Counter(c.note for c in cases if c.note).items()]
     return Table(f"Predicted against {truth}: {title_of(quantity)}", tuple(columns), tuple(rows), note="; ".join(notes))
 
 

@@ -16,8 +16,8 @@ from ._of_validation import title_of
 from ._table import UNITS
 
 __all__ = [
-    "BOUND_COLOURS", "HOVER", "ROLE_COLOURS", "Figure", "axis_title", "axis_unit", "error_bar", "hover_text",
-    "label", "paint", "ruled", "short", "shorts",
+    "BOUND_COLOURS", "HOVER", "ROLE_COLOURS", "Figure", "axis_title", "axis_unit", "error_bar", "hover_text", "label",
+    "log_ticks", "paint", "ruled", "short", "shorts",
 ]  # fmt: skip
 
 Figure = dict[str, Any]
@@ -79,6 +79,22 @@ def label(x: float, y: float, text: str, xanchor: str, yanchor: str, log: bool =
         "x": short(place[0]), "y": short(place[1]), "text": escape(text), "showarrow": False, "xanchor": xanchor,
         "yanchor": yanchor, "font": {"size": 11, "color": paint("muted")}, **more,
     }  # fmt: skip
+
+
+def log_ticks(low: float, high: float) -> Figure:
+    """Settings of a log axis from `low` to `high` and some way beyond: ticks at 1, 2 and 5, as plain numbers.
+
+    Beyond three decades only at 1.
+    """
+    steps = (1, 2, 5) if high / low < 1e3 else (1,)
+    first, last = math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1
+    values = [step * 10.0**power for power in range(first, last) for step in steps]
+    return {
+        "type": "log",
+        "tickmode": "array",
+        "tickvals": shorts(values),
+        "ticktext": [f"{v:,.0f}" if v >= 1 else f"{v:.6f}".rstrip("0") for v in values],
+    }
 
 
 def error_bar(ranges: Sequence[Range], factor: float, colour: str) -> Figure:

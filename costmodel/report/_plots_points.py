@@ -12,8 +12,21 @@ from ..pareto import Front, Point
 from ..validate import Case, Validation
 from ._of_estimate import ranged
 from ._of_front import accuracy, standing
-from ._of_validation import form_of, title_of
-from ._plotly import HOVER, Figure, axis_title, axis_unit, error_bar, hover_text, label, paint, ruled, short, shorts
+from ._of_validation import form_of, signed_percent, title_of
+from ._plotly import (
+    HOVER,
+    Figure,
+    axis_title,
+    axis_unit,
+    error_bar,
+    hover_text,
+    label,
+    log_ticks,
+    paint,
+    ruled,
+    short,
+    shorts,
+)
 
 __all__ = ["agreement_figure", "base_method", "front_figure"]
 
@@ -55,14 +68,7 @@ def agreement_figure(validation: Validation, quantity: str) -> Figure:
     modes = list(dict.fromkeys(c.mode for c in cases))
     for i, mode in enumerate(modes):
         data.append(_agreement_trace([c for c in cases if c.mode == mode], quantity, factor, mode, f"c{i % 8}", truth))
-    axis = {
-        "type": "log",
-        "range": [short(math.log10(low)), short(math.log10(high))],
-        "dtick": 1,
-        "exponentformat": "none",
-    }
-    if high / low < 30:
-        axis["dtick"] = "D2"
+    axis = {**log_ticks(low, high), "range": [short(math.log10(low)), short(math.log10(high))]}
     return {
         "data": data,
         "layout": {
@@ -88,7 +94,7 @@ def _agreement_trace(cases: Sequence[Case], quantity: str, factor: float, mode: 
                 f"{c.device}, {c.runtime}",
                 f"predicted {form(c.predicted)} ({form(c.low)} – {form(c.high)})",
                 f"{truth} {form(c.truth)}" + (f", noise {units.percent(c.noise)}" if c.noise is not None else ""),
-                f"error {100 * c.error:+.1f} %",
+                f"error {signed_percent(c.error)}",
                 c.note,
             )
             for c in cases
@@ -145,16 +151,18 @@ def front_figure(front: Front) -> Figure:
     return {
         "data": data,
         "layout": {
-            "xaxis": {
-                "type": "log", "title": {"text": f"predicted {axis_title(axis, unit)}"}, "dtick": "D2",
-                "exponentformat": "none",
-            },
+            "xaxis": {**_cost_ticks(front, factor), "title": {"text": f"predicted {axis_title(axis, unit)}"}},
             "yaxis": {"title": {"text": f"{metric} ({'higher' if up else 'lower'} is better)"}},
             "shapes": shapes,
             "annotations": annotations,
             "hovermode": "closest",
         },
     }  # fmt: skip
+
+
+def _cost_ticks(front: Front, factor: float) -> Figure:
+    costs = [v / factor for p in front.points for v in (p.costs[front.axis].low, p.costs[front.axis].high) if v > 0]
+    return log_ticks(min(costs), max(costs)) if costs else {"type": "log"}
 
 
 def _front_trace(front: Front, own: Sequence[int], factor: float, method: str, colour: str) -> Figure:

@@ -24,6 +24,9 @@ from ._plotly import (
 )
 from ._series import OpPoint, Roof, roofline, timeline
 
+# Two bars of one name would be one: so many of this character, which has no width, tell them apart.
+_APART = "\u200b"
+
 __all__ = ["memory_figure", "movement_figure", "roofline_figure", "waterfall_figure"]
 
 
@@ -63,18 +66,10 @@ def _roofs(
     for i, roof in enumerate(sorted(bandwidths, key=lambda b: b.rate)):
         dash = ("solid", "dash", "dot")[min(i, 2)]
         lines.append(ruled([left, top / roof.rate], [left * roof.rate, top], roof.name, paint("muted"), dash=dash))
-        # the label sits on the slope, each a little further up than the one before
-        x = left * 10 ** (0.15 + 0.35 * i)
-        annotations.append(
-            label(
-                x,
-                x * roof.rate,
-                f"{roof.name} {units.size(roof.rate)}/s",
-                "left",
-                "top" if i == 0 else "bottom",
-                log=True,
-            )
-        )
+        # on the slope: the lowest line's name to its lower right, the others' to their upper left, further up each
+        x = left * 10 ** (0.15 + 0.6 * i)
+        place = ("left", "top") if i == 0 else ("right", "bottom")
+        annotations.append(label(x, x * roof.rate, f"{roof.name} {units.size(roof.rate)}/s", *place, log=True))
     return lines
 
 
@@ -198,6 +193,7 @@ def memory_figure(estimate: Estimate) -> Figure:
             "insidetextanchor": "start",
             "textangle": 0,
             "constraintext": "none",
+            "textfont": {"color": paint("fg"), "size": 11},
             "cliponaxis": True,
             "hovertext": [
                 hover_text(
@@ -267,18 +263,20 @@ def waterfall_figure(comparison: Comparison, top: int = 8) -> Figure:
     steps = [(c.key.removeprefix("aten::"), c.delta_s) for c in changes if c.delta_s]
     if abs(rest) > 1e-9 * max(comparison.a.latency_s.point, comparison.b.latency_s.point):
         steps.append(("all others", rest))
-    labels = ["a", *(name for name, _ in steps), "b"]
+    names = ["a", *(name for name, _ in steps), "b"]
     values = [comparison.a.latency_s.point, *(d for _, d in steps), comparison.b.latency_s.point]
+    texts = [units.seconds(v) if v >= 0 else f"−{units.seconds(-v)}" for v in values]
     return {
         "data": [
             {
                 "type": "waterfall",
                 "orientation": "h",
                 "measure": ["absolute", *["relative"] * len(steps), "total"],
-                "y": [escape(label) for label in labels],
+                "y": [f"{_cut(n)}{_APART * i}" for i, n in enumerate(names)],
                 "x": shorts(v / factor for v in values),
-                "text": [units.seconds(abs(v)) if v >= 0 else f"−{units.seconds(-v)}" for v in values],
-                "hovertemplate": "%{y}: %{text}<extra></extra>",
+                "text": texts,
+                "hovertext": [hover_text(n, t) for n, t in zip(names, texts)],
+                "hovertemplate": "%{hovertext}<extra></extra>",
                 "textposition": "auto",
                 "increasing": {"marker": {"color": paint("bad")}},
                 "decreasing": {"marker": {"color": paint("good")}},
@@ -291,6 +289,12 @@ def waterfall_figure(comparison: Comparison, top: int = 8) -> Figure:
             "xaxis": {"title": {"text": f"latency / {unit}"}},
             "yaxis": {"autorange": "reversed", "automargin": True},
             "hovermode": "closest",
-            "height": 90 + 32 * len(labels),
+            "height": 90 + 32 * len(names),
         },
     }
+
+
+def _cut(name: str, most: int = 24) -> str:
+    """A name without its middle where it is long: what tells ops apart stands at their ends."""
+    half = (most - 1) // 2
+    return escape(name if len(name) <= most else f"{name[:half]}…{name[-half:]}")

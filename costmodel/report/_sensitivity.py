@@ -7,9 +7,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ..core.timeline import two_queues
 from ..device import Device, Number
-from ..estimate import Estimate
-from ..lower import Lowered, cpu_rates, gpu_rates
+from ..estimate import Estimate, _price
+from ..fusion import Fused, fuse
+from ..lower import lower
 
 __all__ = ["Hinge", "hinges"]
 
@@ -37,14 +39,15 @@ def hinges(estimate: Estimate) -> list[Hinge]:
 
     A number of another runtime, of an idle cluster or of the other engine has elasticity 0.
     """
-    device, lowered, name = estimate.device, estimate.lowered, estimate.runtime
-    base = _total_s(device, name, lowered)
+    device, name = estimate.device, estimate.runtime
+    fused = fuse(lower(estimate.graph, estimate.threads), device.runtime[name].fuse)
+    base = _total_s(device, name, fused)
     found = []
     for place, number in device.numbers():
         elasticity = 0.0
         if _is_used(place, name) and base > 0:
             nudged = number.model_copy(update={"value": number.value * _STEP})
-            moved = _total_s(_with(device, number, nudged), name, lowered)
+            moved = _total_s(_with(device, number, nudged), name, fused)
             elasticity = (moved / base - 1.0) / (_STEP - 1.0)
         found.append(Hinge(place, number, elasticity))
     return sorted(found, key=lambda h: (-abs(round(h.elasticity, 6)), h.place))
@@ -80,21 +83,10 @@ def _with(value: Any, old: Number, new: Number) -> Any:
     return value
 
 
-def _total_s(device: Device, runtime: str, lowered: Lowered) -> float:
-    """Seconds of the step, as `estimate` prices it, without the scale of the whole (a constant factor)."""
+def _total_s(device: Device, runtime: str, fused: Fused) -> float:
+    """Seconds of the step as `estimate` prices it."""
     constants = device.runtime[runtime]
-    scale = constants.scale.get(lowered.graph.meta.mode) or constants.scale.get("default")
-    factor = scale.value if scale else 1.0
-    if constants.engine == "cpu":
-        from ..core.cpu import price_cpu
-
-        return factor * float(
-            price_cpu(lowered.table, lowered.distance, cpu_rates(device, constants, lowered))[0].sum()
-        )
-    from ..core.gpu import price_gpu
-    from ..core.timeline import two_queues
-
-    rates = gpu_rates(device, constants, lowered)
-    seconds, parts = price_gpu(lowered.table, lowered.distance, rates)
-    _, end = two_queues(seconds, rates.issue_s * (parts[:, 0] > 0.0) * lowered.table.calls)
-    return factor * float(end[-1]) if len(end) else 0.0
+    scale = constants.scale.get(fused.lowered.graph.meta.mode) or constants.scale.get("default")
+    seconds, _, _, issue_s = _price(fused, device, constants)
+    _, end = two_queues(seconds, issue_s)
+    return (scale.value if scale else 1.0) * (float(end[-1]) if len(end) else 0.0)

@@ -18,7 +18,7 @@ __all__ = ["Life", "OpPoint", "Roof", "Roofline", "Timeline", "roofline", "timel
 
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
-MAX_STEPS = 800  # of a timeline: more than a screen has pixels
+MAX_STEPS = 400  # of a timeline: a step each two or three pixels of a screen
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,9 @@ def render(report: Report) -> str:
     """A workflow command a limit, then the verdict in plain words."""
     if not report.checks:
         raise CostmodelError("annotations are of budget checks; render the rows of costmodel.budget.check")
-    return "\n".join([*(_annotation(c) for c in report.checks), checks_answer(report.checks)]) + "\n"
+    # one line: a name with a line break in it would start a command of its own
+    verdict = " ".join(checks_answer(report.checks).split())
+    return "\n".join([*(_annotation(c) for c in report.checks), verdict]) + "\n"
 
 
 def _annotation(c: Check) -> str:

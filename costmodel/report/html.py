@@ -66,10 +66,14 @@ def render(report: Report) -> str:
         "gaps": _gaps(report),
         "sources": _sources(report),
     }
-    # a closing tag inside a string would end the script element
-    data = json.dumps(figures.all, separators=(",", ":"), ensure_ascii=False, allow_nan=False).replace("</", "<\\/")
+    data = json.dumps(figures.all, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     page: str = _template().render(
-        **context, css=_asset("page.css"), js=_asset("page.js"), figures=data, plotly=_packed_plotly()
+        **context,
+        heights=[f["layout"].get("height") for f in figures.all],
+        css=_asset("page.css"),
+        js=_asset("page.js"),
+        figures=_packed(data.encode()) if figures.all else "",
+        plotly=_packed_plotly() if figures.all else "",
     )
     return page
 
@@ -88,14 +92,21 @@ def _template() -> jinja2.Template:
 
 @cache
 def _packed_plotly() -> str:
-    """plotly.js, gzipped, in base64: 2 MB instead of 4.8."""
-    script = files(plotly).joinpath("package_data", "plotly.min.js").read_bytes()
-    return base64.b64encode(gzip.compress(script, 9, mtime=0)).decode()
+    """plotly.js: 2 MB instead of 4.8."""
+    return _packed(files(plotly).joinpath("package_data", "plotly.min.js").read_bytes())
+
+
+def _packed(data: bytes) -> str:
+    """Gzipped, in base64: the page unpacks it. Nothing in it can end the element that holds it."""
+    return base64.b64encode(gzip.compress(data, 9, mtime=0)).decode()
 
 
 def _summary(report: Report) -> list[str]:
     """The page in sentences: what a reader takes away who reads no further."""
-    lines = [_of_front.front_answer(f) for f in report.fronts if f.budget]
+    lines = list(
+        {(f.points[0].family, f.device): _family_answer(f) for f in reversed(report.fronts) if f.points}.values()
+    )
+    lines = lines[::-1][:8]
     if report.checks:
         lines.append(_of_comparison.checks_answer(report.checks))
     if report.comparison is not None:
@@ -104,7 +115,11 @@ def _summary(report: Report) -> list[str]:
         lines.append(_of_validation.verdict(report.validation))
     if len(report.estimates) == 1:
         lines.append(_of_estimate.answer(report.estimates[0]))
-    return lines or [_of_front.front_answer(f) for f in report.fronts[:6]]
+    return lines
+
+
+def _family_answer(front: Front) -> str:
+    return f"{front.points[0].family}: {_of_front.front_answer(front)}"
 
 
 def _fronts(fronts: Sequence[Front], figures: _Figures) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const figures = JSON.parse(document.getElementById("figures").textContent);
+  let figures = [];
   const narrow = () => window.innerWidth < 760;
   const shown = (node) => node.offsetParent !== null;
 
@@ -23,7 +23,7 @@
     tickfont: { size: 11, color: style.muted },
   });
 
-  const layoutOf = (figure, css) => {
+  const layoutOf = (figure, css, height) => {
     const style = Object.fromEntries(["line", "muted", "fg", "bg"].map((k) => [k, css.getPropertyValue(`--${k}`).trim()]));
     const small = narrow();
     const own = painted(figure.layout, css);
@@ -31,25 +31,33 @@
       font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: style.fg },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       margin: { l: 50, r: 12, t: 34, b: 40 },
-      legend: { orientation: "h", x: 0, y: small ? -0.28 : -0.2, yanchor: "top", font: { size: 11 } },
+      legend: { orientation: "h", entrywidth: small ? 0.48 : 0, entrywidthmode: small ? "fraction" : "pixels", traceorder: "normal", x: 0, y: small ? -0.28 : -0.2, yanchor: "top", font: { size: 11 } },
       hoverlabel: { bgcolor: style.bg, bordercolor: style.muted, font: { color: style.fg, size: 12 }, align: "left", namelength: -1 },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: style.muted, activecolor: style.fg },
       dragmode: small ? false : "zoom",
       ...own,
     };
     for (const key of Object.keys(layout).filter((k) => /^[xy]axis\d*$/.test(k))) layout[key] = axis(layout[key], style);
     if (layout.yaxis2) layout.legend.y = small ? -0.2 : -0.13;
     // names of points would cover each other on a phone: the hover has them
+    layout.height ??= height;
     if (small && layout.annotations) layout.annotations = layout.annotations.filter((a) => a.name !== "point");
     return layout;
   };
 
+  let drawn = false;
   const draw = (node) => {
     const figure = figures[Number(node.dataset.figure)];
     const css = getComputedStyle(document.documentElement);
     const config = { responsive: true, displaylogo: false, displayModeBar: narrow() ? false : "hover", modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
-    const layout = layoutOf(figure, css);
-    node.style.minHeight = layout.height ? `${layout.height}px` : "";
-    return Plotly.react(node, painted(figure.data, css), layout, config).then(() => node.setAttribute("data-drawn", ""));
+    // the page keeps the place of a picture from the start: nothing moves when it is drawn
+    const layout = layoutOf(figure, css, parseFloat(getComputedStyle(node).minHeight));
+    const data = painted(figure.data, css);
+    if (narrow()) for (const trace of data) if (trace.yaxis === "y2") trace.textposition = "none";
+    return Plotly.react(node, data, layout, config).then(() => {
+      node.setAttribute("data-drawn", "");
+      if (!drawn) { drawn = true; performance.mark("first-picture"); }
+    });
   };
 
   // Draw what comes into view; what is out of sight costs nothing.
@@ -67,14 +75,14 @@
     return new Response(stream).text();
   };
   const start = async () => {
-    if (!figures.length) return;
+    if (!document.getElementById("figures").textContent) return;
     if (typeof DecompressionStream === "undefined") {
       document.getElementById("old").hidden = false;
       document.querySelectorAll(".picture").forEach((n) => { n.hidden = true; });
       return;
     }
     const script = document.createElement("script");
-    script.textContent = await unpack("plotly");
+    [script.textContent, figures] = await Promise.all([unpack("plotly"), unpack("figures").then(JSON.parse)]);
     document.head.append(script);
     ready = true;
     watch();
