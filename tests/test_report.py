@@ -504,7 +504,7 @@ def test_the_trace_is_what_perfetto_reads(which: str) -> None:
     slices = [v for v in events if v["ph"] == "X"]
     counters = defaultdict(list)
     for v in events:
-        assert v["ph"] in "XCM"
+        assert v["ph"] in "XCMi"
         assert isinstance(v["name"], str)
         assert v["name"]
         assert isinstance(v["pid"], int)
@@ -515,15 +515,26 @@ def test_the_trace_is_what_perfetto_reads(which: str) -> None:
             continue
         assert v["ts"] >= 0
         if v["ph"] == "X":
-            assert v["dur"] >= 0
+            assert v["dur"] > 0
+        elif v["ph"] == "i":
+            assert v["s"] == "t"
         else:
             assert all(isinstance(x, int) for x in v["args"].values())
             counters[v["name"]].append(v)
     ops = [v for v in slices if v["cat"] not in ("phase", "module")]
-    assert [v["args"]["op"] for v in ops] == list(range(len(e.graph)))
-    assert max(v["ts"] + v["dur"] for v in slices) == pytest.approx(e.latency_s.point * 1e6, rel=1e-6, abs=0.002)
+    instants = [v for v in events if v["ph"] == "i"]
+    assert sorted(v["args"]["op"] for v in [*ops, *instants]) == list(range(len(e.graph)))
+    assert max(v["ts"] + v["dur"] for v in slices) == pytest.approx(e.latency_s.point * 1e6, rel=1e-6, abs=0.02)
     assert {v["name"] for v in slices if v["cat"] == "phase"} == set(e.graph.op_phase)
-    _assert_nested([(round(v["ts"] * 1e3), round((v["ts"] + v["dur"]) * 1e3)) for v in slices])
+    for op, path in zip(ops, _paths(slices)):
+        k = op["args"]["op"]
+        assert path[0] == e.graph.op_phase[k]
+        assert path[-1] == e.graph.op_name[k]
+        module = e.graph.op_module[k]
+        assert path[-2] == (module or e.graph.op_phase[k])
+        assert len(path) == 2 + (module.count(".") + 1 if module else 0)
+    for first, second in pairwise(ops):
+        assert first["ts"] + first["dur"] <= second["ts"]
     live = [c["args"]["bytes"] for c in counters["live bytes"]]
     assert max(live) == e.footprint.peak_live
     for track in counters.values():
@@ -533,14 +544,20 @@ def test_the_trace_is_what_perfetto_reads(which: str) -> None:
         assert all(a != b for a, b in pairwise(values))
 
 
-def _assert_nested(spans: list[tuple[int, int]]) -> None:
-    """Any two slices of a thread are apart or one inside the other."""
-    open_: list[int] = []
-    for start, end in sorted(spans, key=lambda s: (s[0], -s[1])):
-        while open_ and open_[-1] <= start:
+def _paths(slices: list[dict]) -> list[tuple[str, ...]]:
+    """Names from the outermost to the op, for each op: what a viewer that goes by times alone puts above each other."""
+    open_: list[tuple[float, str]] = []
+    found = []
+    for v in sorted(slices, key=lambda v: (v["ts"], -v["dur"])):  # of equals the first is the outer
+        end = v["ts"] + v["dur"]
+        while open_ and open_[-1][0] <= v["ts"]:
             open_.pop()
-        assert not open_ or end <= open_[-1]
-        open_.append(end)
+        assert not open_ or end <= open_[-1][0], "slices overlap"
+        if v["cat"] in ("phase", "module"):
+            open_.append((end, v["name"]))
+        else:
+            found.append((v["args"]["op"], (*(name for _, name in open_), v["name"])))
+    return [path for _, path in sorted(found)]
 
 
 # Notebooks, laziness, documentation

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import __version__
+from ..core.table import F8
 from ..errors import CostmodelError
 from ..estimate import Estimate
 from ._of_estimate import answer, name_of
@@ -62,29 +63,44 @@ def _named(pid: int, e: Estimate) -> list[Event]:
     ]
 
 
-def _slices(pid: int, e: Estimate) -> Iterator[Event]:
+def _slices(pid: int, e: Estimate) -> list[Event]:
     """Slices that nest: a phase, the parts of the module path, the op; neighbours in one module share its slice.
 
-    Ends are the ends of the last op inside, in whole nanoseconds, so that no slice reaches out of the one around it.
+    An outer slice stands before the inner ones: of two slices of the same times, readers take the first as the outer.
+    Ops that take no time (views, on a GPU) are instants: a slice without length is inside whatever touches it.
     """
     graph = e.graph
-    start = np.rint(e.start * 1e9).astype(np.int64)
-    end = np.maximum(np.rint(e.end * 1e9).astype(np.int64), start)
-    paths = [(phase, *filter(None, m.split("."))) for phase, m in zip(graph.op_phase, graph.op_module)]
-    open_: list[tuple[str, int]] = []  # name and first op of each slice around the present op
+    start, end = _on_grid(e.start), _on_grid(e.end)
+    slices: list[Event] = []
+    open_: list[tuple[str, int, Event]] = []  # name, first op and slice of each level around the present op
     for k in range(len(graph) + 1):
-        path = paths[k] if k < len(graph) else ()
+        path = (graph.op_phase[k], *_modules(graph.op_module[k])) if k < len(graph) else ()
         same = 0
         while same < min(len(path), len(open_)) and open_[same][0] == path[same]:
             same += 1
         while len(open_) > same:
-            name, first = open_.pop()
-            category = "module" if open_ else "phase"
-            yield _slice(pid, name, category, int(start[first]), int(end[k - 1]), {"ops": k - first})
+            _, first, outer = open_.pop()
+            outer |= {"dur": end[k - 1] - start[first], "args": {"ops": k - first}}
         if k == len(graph):
-            return
-        open_ += [(name, k) for name in path[same:]]
-        yield _slice(pid, graph.op_name[k], e.lowered.costs[k].kind, int(start[k]), int(end[k]), _details(e, k))
+            break
+        for name in path[same:]:
+            slices.append(_slice(pid, name, "module" if open_ else "phase", start[k]))
+            open_.append((name, k, slices[-1]))
+        op = _slice(pid, graph.op_name[k], e.lowered.costs[k].kind, start[k]) | {"args": _details(e, k)}
+        slices.append(op | ({"dur": end[k] - start[k]} if end[k] > start[k] else {"ph": "i", "s": "t"}))
+    return [s for s in slices if s["ph"] == "i" or s["dur"] > 0]
+
+
+def _modules(path: str) -> list[str]:
+    """The modules around an op, the outermost first, each by its whole path: "1" alone says nothing."""
+    parts = path.split(".") if path else []
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]
+
+
+def _on_grid(seconds: F8) -> list[float]:
+    """Microseconds in steps of 1/64 (16 ns): binary fractions, so that a reader's ``ts + dur`` is exactly the ``ts``
+    of the next slice; with decimals neighbours overlap by a rounding error, and nesting falls apart."""
+    return [float(t) for t in np.rint(seconds * 64e6) / 64.0]
 
 
 def _details(e: Estimate, k: int) -> Event:
@@ -104,17 +120,14 @@ def _shape(e: Estimate, tensor: int) -> str:
     return f"{e.graph.tensor_dtype[tensor]}[{','.join(map(str, e.graph.tensor_shape[tensor]))}]"
 
 
-def _slice(pid: int, name: str, category: str, start_ns: int, end_ns: int, args: Event) -> Event:
-    return {
-        "ph": "X", "name": name, "cat": category, "pid": pid, "tid": _THREAD, "ts": start_ns / 1e3,
-        "dur": (end_ns - start_ns) / 1e3, "args": args,
-    }  # fmt: skip
+def _slice(pid: int, name: str, category: str, start_us: float) -> Event:
+    return {"ph": "X", "name": name, "cat": category, "pid": pid, "tid": _THREAD, "ts": start_us}
 
 
 def _counters(pid: int, e: Estimate) -> Iterator[Event]:
     """Live bytes where they change: the total, and each role that holds any."""
     line = timeline(e, steps=1 << 62)
-    stamps = np.rint(line.time_s * 1e9).astype(np.int64)
+    stamps = _on_grid(line.time_s)
     for name, curve in (
         ("live bytes", line.live),
         *((f"live: {r.replace('_', ' ')}", c) for r, c in line.held.items()),
@@ -122,6 +135,6 @@ def _counters(pid: int, e: Estimate) -> Iterator[Event]:
         changes = np.flatnonzero(np.diff(curve, prepend=-1))
         for i in changes:
             yield {
-                "ph": "C", "name": name, "pid": pid, "tid": 0, "ts": int(stamps[i]) / 1e3,
+                "ph": "C", "name": name, "pid": pid, "tid": 0, "ts": stamps[i],
                 "args": {"bytes": int(curve[i])},
             }  # fmt: skip
