@@ -124,7 +124,7 @@ class Fit(_Strict):
     """A calibration for one thread count: what it was fitted on, and its constants by algorithm class.
 
     `kappa` is the share of `cold_s` that an op pays inside a model, `whole` the factor of a model over the sum of its
-    ops, `capacity_bytes` the effective size of each cache, by level.
+    ops in a mode (prefill and decode are ``infer``), `capacity_bytes` the effective size of each cache, by level.
     """
 
     threads: int = Field(ge=1, le=1024)
@@ -137,7 +137,7 @@ class Fit(_Strict):
     error: NonNegative | None = None
     noise: NonNegative | None = None
     kappa: NonNegative = 1.0
-    whole: Positive = 1.0
+    whole: dict[str, Positive] = {}
     capacity_bytes: dict[str, Positive] = {}
     kinds: dict[str, KindFit] = {}
 
@@ -145,14 +145,23 @@ class Fit(_Strict):
 class Runtime(_Strict):
     """How a framework uses the device: what an op costs before it computes, and how near to peak it comes.
 
-    `efficiency` is a share of peak by algorithm class, with ``default`` for the rest; `scale` multiplies the whole
-    step (fitted on whole-model runs), by phase: ``infer``, ``train``, ``prefill``, ``decode``. `class_scale`
-    multiplies the compute and traffic of an algorithm class (not its overhead), found by name as efficiency is.
-    `fuse` names the rules of `fusion` that it applies. `serial` is the share of a thread's compute that more threads
-    do not speed up (Amdahl), by algorithm class with ``default``.
-    `grouped` says how grouped convolutions run: by a kernel of their own, or in a ``loop`` over groups (a call each).
-    `sample_s` is what a sample takes to be read and decoded, in runs that say they include that. `frameworks` are
-    shell patterns (``torch*eager*``, case ignored) of what run files call this runtime.
+    Numbers by algorithm class are found by name: its own, else that of the class it is a kind of, else ``default``.
+
+    Attributes:
+        frameworks: shell patterns (``torch*eager*``, case ignored) of what run files call it.
+        overhead_s: of an op, whatever its size; issue_s: of the host, to issue a kernel to a GPU.
+        efficiency: share of peak by class.
+        bandwidth_efficiency: share of DRAM's bandwidth that software reaches.
+        serial: share of a thread's compute that more threads do not speed up (Amdahl), by class.
+        rss_bytes: resident memory of the runtime itself.
+        scale: factor on the whole step, by mode (``infer``, ``train``, ``prefill``, ``decode``).
+        class_scale: factor on the compute and traffic of a class, not on its overhead.
+        fuse: rules of `fusion` that it applies.
+        grouped: grouped convolutions run by a kernel of their own, or in a ``loop`` over groups (a call each).
+        pack_bytes_per_s: how fast a convolution's weights are packed in each call; absent where that is done once.
+        sample_s: to read and decode a sample, in runs that say they include that.
+        interval: by mode, with ``default``.
+        fit: calibrations of isolated ops, by thread count.
     """
 
     title: str
@@ -168,6 +177,7 @@ class Runtime(_Strict):
     serial: dict[str, Number] = {}
     fuse: tuple[Literal["norm", "activation", "add", "elementwise"], ...] = ()
     grouped: Literal["kernel", "loop"] = "kernel"
+    pack_bytes_per_s: Number | None = None
     sample_s: Number | None = None
     interval: dict[str, Interval]
     fit: tuple[Fit, ...] = ()

@@ -25,7 +25,7 @@ from .core.table import F8
 from .device import Device, Interval, Number, Runtime
 from .errors import CostmodelError, UnknownName
 from .estimate import Estimate
-from .lower import class_scale_of
+from .lower import class_scale_of, packing_s
 from .runs import Run
 
 __all__ = [
@@ -45,11 +45,12 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "norm_backward": ("batch_norm_train_backward",),
     "memory": ("default",),
 }
-# Not an algorithm class: calls into a library, whatever they do, and what a sample takes to be read.
-OVERHEAD, SAMPLE = "overhead", "sample"
-_NAMES = (*CLASSES, OVERHEAD, SAMPLE)
+# Not algorithm classes: calls into a library, whatever they do; packing of weights; reading of samples.
+OVERHEAD, PACKING, SAMPLE = "overhead", "packing", "sample"
+_NAMES = (*CLASSES, OVERHEAD, PACKING, SAMPLE)
 _CLASS_OF = {kind: name for name, kinds in CLASSES.items() for kind in kinds}
 _NORMAL_90 = 1.645
+_EXTREME = 0.2  # share of rows at each end of predicted seconds that are measured last
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,7 @@ class FewShot:
             "class_scale": fitted,
             "overhead_s": times(r.overhead_s, scale[OVERHEAD]),
             "issue_s": times(r.issue_s, scale[OVERHEAD]),
+            "pack_bytes_per_s": times(r.pack_bytes_per_s, 1.0 / scale[PACKING]),
             "sample_s": times(r.sample_s, scale[SAMPLE]),
             "interval": {**r.interval, mode: interval},
         }
@@ -168,9 +170,11 @@ def row_of(run: Run, estimate: Estimate) -> Row:
     overhead = np.minimum(estimate.parts[:, 0], estimate.seconds)
     if estimate.device.runtime[estimate.runtime].engine == "gpu":
         overhead = overhead * (estimate.seconds <= estimate.parts[:, 0])  # a floor, not a part of longer kernels
-    for cost, total, calls in zip(estimate.lowered.costs, estimate.seconds, overhead):
-        seconds[_class_of(cost.kind)] += float(total - calls)
+    pack = packing_s(estimate.lowered, estimate.device.runtime[estimate.runtime])
+    for cost, total, calls, packing in zip(estimate.lowered.costs, estimate.seconds, overhead, pack):
+        seconds[_class_of(cost.kind)] += float(total - calls - packing)
         seconds[OVERHEAD] += float(calls)
+        seconds[PACKING] += float(packing)
     seconds[OVERHEAD] += max(waits, 0.0)
     sample = estimate.device.runtime[estimate.runtime].sample_s
     if sample and "data loading" in run.meta.get("note", ""):
@@ -207,14 +211,21 @@ def fit_rows(
 def choose_rows(table: Sequence[Row], k: int, prior: Prior | None = None) -> list[int]:
     """Which k rows to measure: greedily, each takes most of the mean variance of ln T that is left over all rows.
 
-    Nothing measured is looked at.
+    Nothing measured is looked at. The smallest and largest fifth of the steps are taken last: a design for a linear
+    model loves extremes, and that is where the model is least linear (on the i9 table 10 rows chosen among all leave
+    a median error of 25 %, among the middle 16 %).
     """
     spreads = prior or Prior()
     gradients = _gradients(table)
     covariance = _prior_covariance(spreads)
-    left = list(range(len(table)))
+    order = np.argsort([row.predicted for row in table], kind="stable")
+    edge = int(len(table) * _EXTREME)
+    left = [int(i) for i in order[edge : len(table) - edge]]
+    extremes = [int(i) for i in (*order[:edge], *order[len(table) - edge :])]
     chosen: list[int] = []
     for _ in range(k):
+        if not left:
+            left, extremes = extremes, []
         seen = gradients @ covariance  # (rows, p)
         gain = ((seen @ gradients.T) ** 2).sum(axis=0) / (np.einsum("ij,ij->i", seen, gradients) + spreads.run**2)
         best = max(left, key=lambda i: gain[i])

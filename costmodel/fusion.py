@@ -115,7 +115,7 @@ def _versions(lowered: Lowered) -> list[_Version]:
     current: dict[int, _Version] = {}
     found: list[_Version] = []
     for k in range(n):
-        span = range(table.use_ptr[k], table.use_ptr[k + 1])
+        span = [u for u in range(table.use_ptr[k], table.use_ptr[k + 1]) if table.use_storage[u] < len(birth)]
         for u in span:
             version = current.get(int(table.use_storage[u]))
             if not table.use_write[u] and version is not None:
@@ -131,6 +131,7 @@ def _versions(lowered: Lowered) -> list[_Version]:
 def _operands(lowered: Lowered) -> npt.NDArray[np.int64]:
     """(n,) activations that each op reads: not parameters, nor scalars."""
     graph, table = lowered.graph, lowered.table
-    fixed = np.array([role in ("parameter", "buffer") for role in graph.storage_role], np.bool_)
+    # the storage after the last is the ops' workspace
+    fixed = np.array([role in ("parameter", "buffer") for role in graph.storage_role] + [True], np.bool_)
     counts = ~table.use_write & ~fixed[table.use_storage] & (table.use_bytes > 64)
     return np.add.reduceat(np.append(counts, False), table.use_ptr[:-1]) * (np.diff(table.use_ptr) > 0)

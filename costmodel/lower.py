@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -293,7 +294,7 @@ def packing_s(lowered: Lowered, runtime: Runtime) -> F8:
     seconds = np.zeros(len(lowered.costs))
     if runtime.pack_bytes_per_s is None:
         return seconds
-    table, roles = lowered.table, lowered.graph.storage_role
+    table, roles = lowered.table, [*lowered.graph.storage_role, "workspace"]
     for k, cost in enumerate(lowered.costs):
         if cost.kind.startswith("conv"):
             for u in range(table.use_ptr[k], table.use_ptr[k + 1]):
@@ -333,9 +334,9 @@ def cpu_rates(device: Device, runtime: Runtime, lowered: Lowered) -> CpuRates:
         overlap=np.ones(len(kinds)),
     )
     for k, kind in enumerate(kinds):
-        constants = fit.kinds.get(kind) if fit else None
+        constants = _constants_of(fit, kind) if fit else None
         if fit is not None and constants is not None:
-            _apply_fit(rates, fit, constants, k, kind, terms, names, threads)
+            _apply_fit(rates, fit, constants, k, lowered, names)
             continue
         efficiency, serial = efficiency_of(runtime, kind), _class_value(runtime.serial, kind, 0.0)
         for u, unit in enumerate(UNITS):
@@ -348,27 +349,39 @@ def cpu_rates(device: Device, runtime: Runtime, lowered: Lowered) -> CpuRates:
     return rates
 
 
+def _constants_of(fit: Fit, kind: str) -> KindFit | None:
+    """The fitted constants of a class, or of the most alike one that was measured, or None.
+
+    ``conv_depthwise_backward_k4`` takes those of ``_k3``; a backward never takes a forward's; what has no formula is
+    priced as an elementwise op.
+    """
+    if kind in fit.kinds:
+        return fit.kinds[kind]
+    if kind == UNPRICED:
+        return fit.kinds.get("elementwise")
+    family = kind.split("_")[0]
+    alike = [k for k in fit.kinds if k.split("_")[0] == family and ("backward" in k) == ("backward" in kind)]
+    best = max(alike, key=lambda k: len(os.path.commonprefix([k, kind])), default=None)  # noqa: RUF071  names, not paths
+    return fit.kinds[best] if best else None
+
+
 def _apply_fit(
-    rates: CpuRates,
-    fit: Fit,
-    constants: KindFit,
-    k: int,
-    kind: str,
-    terms: tuple[tuple[str, str], ...],
-    names: tuple[str, ...],
-    threads: int,
+    rates: CpuRates, fit: Fit, constants: KindFit, k: int, lowered: Lowered, levels: tuple[str, ...]
 ) -> None:
+    """Put the constants of class number `k` into `rates`."""
+    mode = lowered.graph.meta.mode
+    whole = fit.whole.get(mode, fit.whole.get("infer", 1.0))
     rates.overlap[k] = 0.0
-    rates.overhead_s[k] = fit.whole * constants.overhead_s
-    rates.cold_s[k] = fit.whole * fit.kappa * constants.cold_s
+    rates.overhead_s[k] = whole * constants.overhead_s
+    rates.cold_s[k] = whole * fit.kappa * constants.cold_s
     # a calibration for another thread count: what is computed divides, what is overhead does not
-    split = fit.whole * fit.threads / threads
-    for i, (of, term) in enumerate(terms):
-        if of == kind:
+    split = whole * fit.threads / lowered.threads
+    for i, (of, term) in enumerate(lowered.terms):
+        if of == lowered.kinds[k]:
             rates.term_s[i] = split * constants.term_s.get(term, 0.0)
-    for j, level in enumerate(names):
-        rates.read_s[k, j] = fit.whole * constants.read_s.get(level, 0.0)
-        rates.write_s[k, j] = fit.whole * constants.write_s.get(level, 0.0)
+    for j, level in enumerate(levels):
+        rates.read_s[k, j] = whole * constants.read_s.get(level, 0.0)
+        rates.write_s[k, j] = whole * constants.write_s.get(level, 0.0)
 
 
 def gpu_rates(device: Device, runtime: Runtime, lowered: Lowered) -> GpuRates:
