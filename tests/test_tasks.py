@@ -355,17 +355,22 @@ def test_stages_that_are_not_the_model_are_not_used() -> None:
     torch.testing.assert_close(model.state_dict(), reference.state_dict())
 
 
-def test_search_goes_beyond_an_end_once() -> None:
+def test_search_goes_beyond_an_end_while_it_pays() -> None:
     tried = []
 
     def trial(lr: float) -> float:
         tried.append(lr)
-        return -lr
+        return -abs(lr - floor)
 
+    floor = 0.2
     best, scores = train.search_lr(trial, (1.0, 4.0, 16.0))
-    assert tried == [1.0, 4.0, 16.0, 0.25]
+    assert tried == [1.0, 4.0, 16.0, 0.25, 0.0625]
     assert best == 0.25
-    assert scores[16.0] == -16.0
+    floor, tried = 1e9, []
+    best, scores = train.search_lr(trial, (1.0, 4.0, 16.0))
+    assert best == 1024.0
+    assert len(tried) == 6
+    assert scores[16.0] == -1e9 + 16
     assert train.search_lr(trial, (2.0,)) == (2.0, {})
 
 

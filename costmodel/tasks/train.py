@@ -40,6 +40,7 @@ Prepare = Callable[[Tensor], Tensor]
 """uint8 images (n, h, w) to the float input of the model."""
 
 _VAL_POOL = 5000
+_BEYOND = 3  # rates tried beyond the list
 SEARCH_SEED = 10_000
 """The search for a learning rate draws its images and its head apart from every seed that is reported."""
 
@@ -223,22 +224,23 @@ def accuracy(model: nn.Module, prepare: Prepare, split: Split, batch: int = 128)
 def search_lr(trial: Callable[[float], float], lrs: Sequence[float]) -> tuple[float, dict[float, float]]:
     """Best learning rate by `trial` (lr to validation accuracy), and what each gave.
 
-    Tries all of `lrs` (rising, a constant factor apart); when the best lies at an end, one more beyond that end.
-    Of equals the smallest wins. A single rate is not tried.
+    Tries all of `lrs` (rising, a constant factor apart), and while the best lies at an end, one more beyond that end,
+    three times at most. Of equals the smallest wins. A single rate is not tried.
 
-    >>> search_lr(lambda lr: -abs(lr - 8), (1, 2, 4))[0]
+    >>> search_lr(lambda lr: -abs(lr - 9), (1, 2, 4))[0]
     8.0
     """
     if len(lrs) == 1:
         return lrs[0], {}
     scores = {lr: trial(lr) for lr in lrs}
     factor = lrs[1] / lrs[0]
-    best = max(sorted(scores), key=lambda lr: scores[lr])
-    beyond = {lrs[0]: lrs[0] / factor, lrs[-1]: lrs[-1] * factor}.get(best)
-    if beyond is not None:
-        scores[beyond] = trial(beyond)
+    for _ in range(_BEYOND):
         best = max(sorted(scores), key=lambda lr: scores[lr])
-    return best, scores
+        beyond = {min(scores): best / factor, max(scores): best * factor}.get(best)
+        if beyond is None:
+            break
+        scores[beyond] = trial(beyond)
+    return max(sorted(scores), key=lambda lr: scores[lr]), scores
 
 
 @dataclass(frozen=True)
