@@ -45,6 +45,7 @@ from costmodel.report._sensitivity import hinges
 from costmodel.report._series import roofline, timeline
 from costmodel.report._table import Table, adding_up, before_and_after, column_in
 from costmodel.report.csv import frame
+from costmodel.validate import Validation
 
 from . import report_cases as cases
 
@@ -245,6 +246,28 @@ def test_whether_it_fits_is_said_with_its_doubt(low: float, point: float, high: 
     room = e.device.usable_bytes("cpu") / 5
     memory = replace(e.memory, peak_rss=Range(low * room, point * room, high * room))
     assert fit_verdict(replace(e, memory=memory))[0] == words
+
+
+def test_of_very_many_cases_the_worst_are_shown_and_the_rest_counted() -> None:
+    v = cases.validation()
+    base = v.cases[0]
+    many = tuple(replace(base, model=f"m{i}", measured=base.predicted * (1 + i / 100)) for i in range(100))
+    skipped = {f"s{i}": "too old" if i % 3 else "no shape" for i in range(90)}
+    table = " ".join(str(render(Validation(many, skipped))).split())
+    assert "60 more are nearer" in table
+    assert "m99" in table
+    assert "m3 " not in table
+    assert re.search(r"60 too old s1, s2, s4, …", table)
+    page = str(render(Validation(many, skipped), "html"))
+    assert "m3 " in page
+    assert "s89" in page
+
+
+def test_fronts_bring_the_sources_of_their_devices() -> None:
+    page = str(render(cases.fronts(), "html"))
+    for device in ("raspberry-pi-4b", "jetson-nano"):
+        for place, _ in load_device(device).numbers():
+            assert place in page
 
 
 # Sensitivity

@@ -55,7 +55,11 @@ def listing(report: Report) -> list[Block]:
         )
     if report.validation is not None:
         v = report.validation
-        skipped = _of_validation.skipped_table(v)
-        tables = (_of_validation.summary_table(v), *_of_validation.cases_tables(v), *((skipped,) if skipped else ()))
+        skipped = _of_validation.skipped_table(v, 40)
+        tables = (
+            _of_validation.summary_table(v),
+            *_of_validation.cases_tables(v, 40),
+            *((skipped,) if skipped else ()),
+        )
         blocks.append(("Predicted against measured", _of_validation.verdict(v), tables))
     return blocks

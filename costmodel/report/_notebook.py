@@ -60,11 +60,11 @@ def _report(report: Report) -> str:
         ]
     if report.validation is not None:
         v = report.validation
-        skipped = _of_validation.skipped_table(v)
+        skipped = _of_validation.skipped_table(v, 40)
         parts += [
             _bold(_of_validation.verdict(v)),
             _details(_of_validation.summary_table(v), opened=True),
-            *(_details(t) for t in _of_validation.cases_tables(v)),
+            *(_details(t) for t in _of_validation.cases_tables(v, 40)),
             _details(skipped) if skipped else "",
         ]
     for front in report.fronts:

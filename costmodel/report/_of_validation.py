@@ -95,12 +95,20 @@ def _summary_row(quantity: str, s: Summary) -> tuple[Cell, ...]:
     )
 
 
-def cases_tables(validation: Validation) -> list[Table]:
-    """One table a quantity, a row a case; columns that no case fills are left out."""
-    return [_cases_table(q, [c for c in validation.cases if c.quantity == q]) for q in validation.summary]
+def cases_tables(validation: Validation, most: int | None = None) -> list[Table]:
+    """One table a quantity, a row a case; columns that no case fills are left out.
+
+    Of more cases than `most`, those that are off most are shown.
+    """
+    tables = []
+    for quantity in validation.summary:
+        cases = [c for c in validation.cases if c.quantity == quantity]
+        shown = cases if most is None or len(cases) <= most else sorted(cases, key=lambda c: -abs(c.error))[:most]
+        tables.append(_cases_table(quantity, shown, len(cases) - len(shown)))
+    return tables
 
 
-def _cases_table(quantity: str, cases: list[Case]) -> Table:
+def _cases_table(quantity: str, cases: list[Case], left_out: int) -> Table:
     form = form_of(quantity)
     devices = len({(c.device, c.runtime) for c in cases}) > 1
     has = {k: any(getattr(c, k) is not None for c in cases) for k in ("baseline", "noise", "published", "measured")}
@@ -134,12 +142,24 @@ def _cases_table(quantity: str, cases: list[Case]) -> Table:
             row.append(cell(None) if c.baseline is None or not c.truth else _signed(c.baseline / c.truth - 1.0))
         rows.append(tuple(row))
     notes = [f"{note} ({n} case{'s' if n > 1 else ''})" for note, n in Counter(c.note for c in cases if c.note).items()]
+    if left_out:
+        notes.insert(0, f"the {len(cases)} cases that are off most; {units.count(left_out)} more are nearer")
     return Table(f"Predicted against {truth}: {title_of(quantity)}", tuple(columns), tuple(rows), note="; ".join(notes))
 
 
-def skipped_table(validation: Validation) -> Table | None:
-    """What was not compared, and why; None where nothing was skipped."""
-    if not validation.skipped:
+def skipped_table(validation: Validation, most: int | None = None) -> Table | None:
+    """What was not compared, and why; None where nothing was skipped. More than `most` are counted by reason."""
+    skipped = validation.skipped
+    if not skipped:
         return None
-    rows = tuple((cell(name), cell(why)) for name, why in validation.skipped.items())
-    return Table("Skipped", (Column("case"), Column("why")), rows)
+    if most is None or len(skipped) <= most:
+        rows = tuple((cell(name), cell(why)) for name, why in skipped.items())
+        return Table("Skipped", (Column("case"), Column("why")), rows)
+    by_reason: dict[str, list[str]] = {}
+    for name, why in skipped.items():
+        by_reason.setdefault(why, []).append(name)
+    counted = tuple(
+        (cell(len(names), len(names)), cell(why), cell(", ".join(names[:3]) + (", …" if len(names) > 3 else "")))
+        for why, names in sorted(by_reason.items(), key=lambda r: -len(r[1]))
+    )
+    return Table("Skipped", (Column("cases", True), Column("why"), Column("such as")), counted)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -19,7 +20,8 @@ import jinja2
 import plotly
 
 from .. import __version__, units
-from ..device import Device
+from ..device import Device, load_device
+from ..errors import CostmodelError
 from ..estimate import Estimate
 from ..pareto import Front
 from ..validate import Validation
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["render"]
 
 SUFFIX = ".html"
+_MOST_ROWS = 600  # of cases in one table; the picture has them all
 
 
 @dataclass
@@ -62,7 +65,7 @@ def render(report: Report) -> str:
         "comparison": None if report.comparison is None else _comparison(report, figures),
         "checks": None if not report.checks else _checks(report),
         "validation": None if report.validation is None else _validation(report.validation, figures),
-        "devices": [_device(d) for d in _devices(report.estimates)],
+        "devices": [_device(d) for d in _devices(report)],
         "gaps": _gaps(report),
         "sources": _sources(report),
     }
@@ -190,11 +193,11 @@ def _checks(report: Report) -> dict[str, Any]:
 
 
 def _validation(v: Validation, figures: _Figures) -> dict[str, Any]:
-    tables = dict(zip(v.summary, _of_validation.cases_tables(v)))
+    tables = dict(zip(v.summary, _of_validation.cases_tables(v, _MOST_ROWS)))
     return {
         "answer": _of_validation.verdict(v),
         "summary": _of_validation.summary_table(v),
-        "skipped": _of_validation.skipped_table(v),
+        "skipped": _of_validation.skipped_table(v, _MOST_ROWS),
         "variants": [
             {
                 "label": _of_validation.title_of(q),
@@ -211,8 +214,16 @@ def _drawable(v: Validation, quantity: str) -> bool:
     return any(c.quantity == quantity and c.truth > 0 and c.predicted > 0 for c in v.cases)
 
 
-def _devices(estimates: Iterable[Estimate]) -> list[Device]:
-    return list({e.device.name: e.device for e in estimates}.values())
+def _devices(report: Report) -> list[Device]:
+    """Devices of the estimates, and those of the points and cases whose profile is found by name."""
+    found = {e.device.name: e.device for e in report.estimates}
+    named = [f.device for f in report.fronts]
+    named += [] if report.validation is None else [c.device for c in report.validation.cases]
+    for name in dict.fromkeys(named):
+        if name not in found:
+            with suppress(CostmodelError):  # a device that somebody else measured on has no profile
+                found[name] = load_device(name)
+    return list(found.values())
 
 
 def _device(device: Device) -> dict[str, Any]:

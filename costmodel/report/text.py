@@ -92,14 +92,14 @@ def memory_table(estimate: Estimate, top: int = 10) -> Group:
     return Group(drawn(_of_estimate.memory_table(estimate)), drawn(_of_estimate.holders_table(estimate, top)))
 
 
-def validation_table(validation: Validation) -> Group:
-    """Verdict, errors by quantity, every case, and what was skipped."""
-    skipped = _of_validation.skipped_table(validation)
+def validation_table(validation: Validation, most: int = 40) -> Group:
+    """Verdict, errors by quantity, cases (the `most` that are off most, where there are more), what was skipped."""
+    skipped = _of_validation.skipped_table(validation, most)
     return Group(
         Text(_of_validation.verdict(validation), style="bold"),
         "",
         drawn(_of_validation.summary_table(validation)),
-        *(drawn(t) for t in _of_validation.cases_tables(validation)),
+        *(drawn(t) for t in _of_validation.cases_tables(validation, most)),
         *([drawn(skipped)] if skipped else []),
     )
 
