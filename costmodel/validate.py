@@ -213,7 +213,9 @@ def validate(
     from .estimate import Estimate
 
     pairs_of_estimates = [estimates] if isinstance(estimates, Estimate) else list(estimates)
-    pairs_of_runs = list(runs) if isinstance(runs, (list, tuple)) else [runs]
+    from .runs import Run
+
+    pairs_of_runs = [runs] if isinstance(runs, Run) else list(runs)
     if len(pairs_of_estimates) != len(pairs_of_runs):
         raise CostmodelError(
             f"{len(pairs_of_estimates)} estimates against {len(pairs_of_runs)} runs; give one run an estimate, in order"

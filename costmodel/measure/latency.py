@@ -14,7 +14,7 @@ import torch
 
 from ..errors import CostmodelError
 
-__all__ = ["LOW_QUANTILE", "Samples", "pinned_allocator", "time_interleaved"]
+__all__ = ["LOW_QUANTILE", "Samples", "disturbed_share", "pinned_allocator", "time_interleaved"]
 
 # The statistic of every latency here, fixed before any model was fitted: a low quantile of the undisturbed repeats.
 LOW_QUANTILE = 0.2
@@ -118,3 +118,28 @@ def time_interleaved(
         if collecting:
             gc.enable()
     return [Samples(tuple(w), tuple(c), tuple(p)) for w, c, p in zip(wall, cpu, preempted)]
+
+
+def disturbed_share(spins: int = 400, seconds: float = 1e-3) -> float:
+    """Share of spins of `seconds` that took 1.3 times as long as the calm ones: how busy the machine is.
+
+    Shorter spins say more of the clock than of the neighbours (22 µs ones had two modes of their own).
+    """
+    clock = time.perf_counter_ns
+    loops = 200
+    t0 = clock()
+    _spin(loops)
+    loops = max(1, int(loops * seconds * 1e9 / max(clock() - t0, 1)))
+    times = np.empty(spins)
+    for i in range(spins):
+        t0 = clock()
+        _spin(loops)
+        times[i] = clock() - t0
+    return float((times > 1.3 * np.quantile(times, 0.1)).mean())
+
+
+def _spin(loops: int) -> int:
+    total = 0
+    for i in range(loops):
+        total += i * i
+    return total

@@ -1,10 +1,10 @@
 """Isolated ops timed in three states of the caches: what `calibrate` fits.
 
-**hot**: the op again and again. **warm**: after 64 MB of other data went by, with the activations and the output's memory
-touched again: what a model's layer finds (weights cold, input just written). **cold**: after the 64 MB, the inputs not
-touched, and the output's memory touched for every other point, which tells reading from writing. After other data went
-by, the op's code is cold as well; the fit separates the two because it sees hot, warm and cold together (LATENCY.md,
-micro-benchmark design).
+**hot**: the op again and again. **warm**: after 64 MB of other data went by, with the activations and the memory of the
+output touched again: what a model's layer finds (weights cold, input just written). **cold**: after the 64 MB, the
+inputs not touched, and the output's memory touched for every other point, which tells reading from writing. After
+other data went by, the op's code is cold as well; the fit separates the two because it sees hot, warm and cold
+together (LATENCY.md, micro-benchmark design).
 
 ``python -m costmodel.measure.micro`` is the process that measures: it writes one JSON line a point to a file, and goes
 on where an earlier run was stopped.

@@ -11,11 +11,12 @@ import numpy as np
 from ..device import Device
 from ..errors import CostmodelError
 from ..estimate import Estimate, estimate
+from ..runs import Run
 from ..validate import Case, Validation, fit_baseline
 from .job import Job
 from .worker import Worker
 
-__all__ = ["QUICK", "Measured", "Progress", "quick_suite", "run_suite"]
+__all__ = ["QUICK", "Measured", "Progress", "measure_job", "run_suite"]
 
 Progress = Callable[[int, int, str], None]
 """Called with the number of groups done, their total, and what is next."""
@@ -87,6 +88,28 @@ class Measured:
             noise=float(np.max(latencies) / np.min(latencies) - 1.0),
             peak_live_bytes=live[0] if live else None,
             raw=tuple(raw),
+        )
+
+    def as_run(self, job: Job, allocator: str) -> Run:
+        """The run as it is kept in a CSV."""
+        from . import machine
+
+        return Run(
+            model=job.model,
+            mode=job.mode,
+            method=job.method,
+            batch=job.batch,
+            input_size=job.input_size or (f"seq{job.seq}" if job.seq else ""),
+            dtype=job.dtype,
+            device="host",
+            runtime="torch-eager",
+            threads=job.threads,
+            latency_s=self.latency_s,
+            cpu_s=self.processor_s,
+            noise=self.noise,
+            peak_live_bytes=self.peak_live_bytes,
+            repeats=tuple(t for r in self.raw for t in r["wall_s"]),
+            meta={**machine(), "allocator": allocator, "optimizer": job.optimizer},
         )
 
 
@@ -192,6 +215,23 @@ def _cases(job: Job, predicted: Estimate, measured: Measured) -> list[Case]:
     return [latency, live]
 
 
-def quick_suite(device: Device, *, progress: Progress | None = None, **options: Any) -> Validation:
-    """The eight models and the three methods beside their unmodified twins, one thread, in minutes."""
-    return run_suite(QUICK, device, progress=progress, **options)
+def measure_job(
+    job: Job,
+    *,
+    processes: int = 2,
+    seconds: float = 1.0,
+    allocator: str = "pinned",
+    progress: Progress | None = None,
+) -> Run:
+    """Run one job in fresh processes.
+
+    Raises:
+        CostmodelError: it cannot be built or run; the message is the model's own.
+    """
+    raw = []
+    for process in range(processes):
+        if progress is not None:
+            progress(process, processes, f"process {process + 1} of {job.name}")
+        with Worker(job.threads, allocator) as worker:
+            raw += worker.run([job], seconds=seconds, memory=process == 0)
+    return Measured.of(raw).as_run(job, allocator)

@@ -114,7 +114,7 @@ def main() -> None:
             request = json.loads(line)
             try:
                 jobs = [Job(**job) for job in request["jobs"]]
-                answer = {"runs": run_jobs(jobs, request["seconds"], request["memory"])}
+                answer: dict[str, Any] = {"runs": run_jobs(jobs, request["seconds"], request["memory"])}
             except Exception as error:  # the parent reports it: one job's failure is a skipped case, not the end
                 answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
             answers.write(json.dumps(answer) + "\n")

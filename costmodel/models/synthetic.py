@@ -6,13 +6,13 @@ They are made of the blocks that people use, at sizes drawn from a seed, and are
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-__all__ = ["NETS", "synthetic"]
+from .own import Own
+
+__all__ = ["MODELS", "inverted", "residual", "transformer"]
 
 
 class _Residual(nn.Module):
@@ -133,16 +133,23 @@ def _transformer_net(rng: np.random.Generator) -> nn.Module:
     return nn.Sequential(_Tokens(width, 14), *blocks, nn.LayerNorm(width), _Head(width, 17))
 
 
-NETS: dict[str, Callable[[np.random.Generator], nn.Module]] = {
-    "residual": _residual_net,
-    "inverted": _inverted_net,
-    "transformer": _transformer_net,
+def residual(seed: int = 0) -> nn.Module:
+    """Residual 3×3 convolutions, [N, 3, H, W] to [N, 17]; widths from `seed`."""
+    return _residual_net(np.random.default_rng(1000 + seed))
+
+
+def inverted(seed: int = 0) -> nn.Module:
+    """Inverted residual blocks, [N, 3, H, W] to [N, 17]; widths, kernels and activation from `seed`."""
+    return _inverted_net(np.random.default_rng(2000 + seed))
+
+
+def transformer(seed: int = 0) -> nn.Module:
+    """Pre-norm transformer blocks over 14×14 patches, [N, 3, H, W] to [N, 17]; width and depth from `seed`."""
+    return _transformer_net(np.random.default_rng(3000 + seed))
+
+
+MODELS = {
+    "synthetic-residual": Own(residual, (3, 154, 154)),
+    "synthetic-inverted": Own(inverted, (3, 140, 140)),
+    "synthetic-transformer": Own(transformer, (3, 168, 168)),
 }
-
-
-def synthetic(family: str, seed: int, batch: int) -> tuple[nn.Module, Any]:
-    """A net of `family` and an image batch for it, both from `seed`."""
-    rng = np.random.default_rng(1000 + seed)
-    torch.manual_seed(seed)
-    side = 14 * int(rng.integers(7, 14))
-    return NETS[family](rng), torch.randn(batch, 3, side, side)

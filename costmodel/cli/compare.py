@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from . import _options as o
+
+_Side = Annotated[str, typer.Argument(help="A model or a saved trace.", show_default=False)]
+
+
+def compare(
+    a: _Side,
+    b: _Side,
+    method_a: Annotated[str | None, typer.Option("--method-a", help="Method of A.")] = None,
+    method_b: Annotated[str | None, typer.Option("--method-b", help="Method of B.")] = None,
+    device: o.DeviceName = "host",
+    profile: o.Profile = None,
+    runtime: o.RuntimeName = None,
+    mode: o.Mode = "infer",
+    batch: o.Batch = 1,
+    input_size: o.InputSize = None,
+    seq: o.Seq = None,
+    dtype: o.Dtype = "float32",
+    threads: o.Threads = 1,
+    optimizer: o.Optimizer = "sgd",
+) -> None:
+    """Set two models, methods or traces side by side: which ops got dearer, where the peak of memory moved."""
+    from rich.console import Console
+
+    from ..compare import compare as compared
+    from ..estimate import estimate
+    from ..report.text import comparison_table
+
+    target = o.device_of(device, profile)
+    sides = [
+        estimate(
+            o.graph_of(
+                model,
+                mode=mode,
+                method=method,
+                batch=batch,
+                input_size=input_size,
+                seq=seq,
+                dtype=dtype,
+                optimizer=optimizer,
+            ),
+            target,
+            runtime=runtime,
+            threads=threads,
+        )
+        for model, method in ((a, method_a), (b, method_b))
+    ]
+    Console().print(comparison_table(compared(*sides)))

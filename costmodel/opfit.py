@@ -1,0 +1,323 @@
+"""Isolated ops to fitted constants: for each algorithm class, a sum of non-negative terms (LATENCY.md, model form).
+
+    t = overhead + kappa · cold + Σ a_j · f_j(shape) + Σ levels (r_level · bytes read + w_level · bytes written)
+
+Each point was timed hot, warm and cold, which tells coldness of the code (``cold``) from coldness of the data (the
+bytes of each level). Non-negative least squares on relative errors, reweighted towards least absolute deviations.
+``kappa``, the share of ``cold`` that an op pays inside a model, cannot be seen on isolated ops: it is fitted on a few
+synthetic nets.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
+
+from .core.table import F8
+from .costs import Cost, OpSpec, TensorSpec, formula_for
+from .device import Fit, KindFit
+
+__all__ = ["LEVELS", "Point", "fit_kappa", "fit_kinds", "points_of"]
+
+# Levels with fitted rates; what L2 serves is part of the terms.
+LEVELS = ("L3", "dram")
+_STATES = ("hot", "warm", "cold")
+# Which quantile of a state's repeats counts: few repeats, so nearer the middle than that of whole steps.
+_QUANTILE = {"hot": 0.3, "warm": 0.5, "cold": 0.5}
+# Effective sizes that the fit chooses from: a cache shared with neighbours holds less than its datasheet says.
+_CAPACITIES = {"L2": (0.5e6, 0.7e6, 1.0e6, 1.5e6, 2.0e6), "L3": (4e6, 8e6, 12e6, 16e6, 24e6, 32e6)}
+_FOLDS = 5
+_MIN_POINTS = 4
+# Weight of the prior of a rate, as a share of the weight of all rows.
+_PRIOR = 0.05
+# A rate of one kind is at most this many times that of all.
+_MOST = 4.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """One isolated op: its cost, its operands, and seconds in each state.
+
+    Attributes:
+        cost: from its formula, for the thread count of the calibration.
+        size: (u,) bytes of each operand; write: whether it is written; storage: which operands share memory.
+        away: (u,) by state, whether other data went by since the operand was touched.
+        seconds: by state.
+        noise: relative spread of the hot repeats.
+    """
+
+    cost: Cost
+    size: F8
+    write: Any
+    storage: Any
+    away: Mapping[str, F8]
+    seconds: Mapping[str, float]
+    noise: float
+
+    @property
+    def footprint(self) -> float:
+        """Bytes of distinct memory that the op touches."""
+        held: dict[int, float] = {}
+        for storage, size in zip(self.storage, self.size):
+            held[storage] = max(held.get(storage, 0.0), float(size))
+        return sum(held.values())
+
+    def distance(self, state: str, flush_bytes: float) -> F8:
+        """(u,) reuse distance of each operand in a state."""
+        return np.asarray(self.footprint + flush_bytes * self.away[state])
+
+
+def points_of(raw: Sequence[Mapping[str, Any]], threads: int) -> tuple[list[Point], Counter[str]]:
+    """Points from the lines that `measure.micro` wrote, and the names of ops without a formula."""
+    points, gaps = [], Counter[str]()
+    for line in raw:
+        op = OpSpec(
+            name=line["op"].split(".", 1)[0],
+            inputs=tuple(TensorSpec(tuple(s), d, tuple(st)) for s, d, st in line["inputs"]),
+            outputs=tuple(TensorSpec(tuple(s), d, tuple(st)) for s, d, st in line["outputs"]),
+            attrs=line["attrs"],
+            threads=threads,
+        )
+        formula = formula_for(op.name)
+        if formula is None:
+            gaps[op.name] += 1
+            continue
+        cost = formula(op)
+        # the workspace is an operand as well: written, then read (lower.py lays it out the same way)
+        scratch = [cost.workspace] * 2 if cost.workspace else []
+        size = np.array([*cost.bytes_read(op), *cost.bytes_written(op), *scratch], float)
+        hot = np.array(line["hot"])
+        storage = np.array(line["storage"] + [-1] * len(scratch))
+        weight = np.array([*line["weight"], *([False] * (len(op.outputs) + len(scratch)))], float)
+        fresh = np.array([s not in storage[: len(op.inputs)] for s in storage])  # outputs in memory of their own
+        points.append(
+            Point(
+                cost=cost,
+                size=size,
+                write=np.array([False] * len(op.inputs) + [True] * len(op.outputs) + [True, False][: len(scratch)]),
+                storage=storage,
+                away={
+                    "hot": np.zeros(len(size)),
+                    "warm": weight,
+                    "cold": np.where(fresh, float(line["cold_output"]), 1.0),
+                },
+                seconds={s: float(np.quantile(line[s], _QUANTILE[s])) for s in _STATES if line[s]},
+                noise=float(np.quantile(hot, 0.75) / np.quantile(hot, 0.25) - 1.0),
+            )
+        )
+    return points, gaps
+
+
+def _beyond(distance: F8, capacity: float) -> F8:
+    """`core.traffic.beyond` on arrays."""
+    cube = (distance / capacity) ** 3
+    return np.asarray(cube / (1.0 + cube))
+
+
+def _level_bytes(point: Point, state: str, capacity: Mapping[str, float], flush_bytes: float) -> list[float]:
+    """Bytes read from L3 and DRAM, then bytes written to them."""
+    d = point.distance(state, flush_bytes)
+    past_l2, past_l3 = _beyond(d, capacity["L2"]), _beyond(d, capacity["L3"])
+    from_l3 = point.size * past_l2 * (1.0 - past_l3)
+    from_dram = point.size * past_l2 * past_l3
+    read, write = ~point.write, point.write
+    return [from_l3[read].sum(), from_dram[read].sum(), from_l3[write].sum(), from_dram[write].sum()]
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Rows of one kind: features, seconds, and which point each row is of."""
+
+    columns: tuple[str, ...]
+    features: F8
+    seconds: F8
+    point: Any
+
+
+def _problem(points: Sequence[Point], capacity: Mapping[str, float], flush_bytes: float) -> _Problem:
+    terms = sorted({t for p in points for t in p.cost.terms})
+    rows, seconds, number = [], [], []
+    for i, p in enumerate(points):
+        for state, t in p.seconds.items():
+            cold = 0.0 if state == "hot" else 1.0
+            features = [p.cost.terms.get(t, 0.0) for t in terms]
+            rows.append([1.0, cold, *features, *_level_bytes(p, state, capacity, flush_bytes)])
+            seconds.append(t)
+            number.append(i)
+    levels = tuple(f"{way} {level}" for way in ("read", "write") for level in LEVELS)
+    columns = ("overhead", "cold", *(f"term {t}" for t in terms), *levels)
+    return _Problem(columns, np.array(rows, float), np.array(seconds), np.array(number))
+
+
+def _solve(features: F8, seconds: F8, prior: F8 | None, strength: float) -> F8:
+    """Non-negative coefficients that minimise relative errors, reweighted six times towards absolute deviations.
+
+    `prior` (seconds a unit, nan where there is none) adds a row a column that pulls towards it.
+    """
+    scale = features.max(axis=0)
+    unseen = scale <= 0
+    scale = np.where(unseen, 1.0, scale)
+    a = features / scale / seconds[:, None]
+    target = np.ones(len(seconds))
+    extra_a, extra_b = np.zeros((0, a.shape[1])), np.zeros(0)
+    if prior is not None:
+        known = np.flatnonzero(np.isfinite(prior) & (prior > 0) & ~unseen)
+        extra_a = np.zeros((len(known), a.shape[1]))
+        pull = strength * np.sqrt(len(seconds))
+        extra_a[np.arange(len(known)), known] = pull / (prior[known] * scale[known])
+        extra_b = np.full(len(known), pull)
+    weight = np.ones(len(seconds))
+    x = np.zeros(a.shape[1])
+    for _ in range(7):
+        x, _ = nnls(np.vstack((a * weight[:, None], extra_a)), np.concatenate((target * weight, extra_b)))
+        residual = np.abs(a @ x - target)
+        weight = 1.0 / np.sqrt(np.maximum(residual, 0.02))
+        weight /= weight.mean()
+    if prior is not None:  # what no point says anything about is what the prior says
+        x = np.where(unseen & np.isfinite(prior), prior * scale, x)
+    x = x / scale
+    if prior is not None:  # a few bytes beside much else say nothing about a rate: keep it physical
+        x = np.where(np.isfinite(prior), np.minimum(x, _MOST * prior), x)
+    return np.asarray(x)
+
+
+def _held_out(problem: _Problem, prior: F8 | None, strength: float) -> float:
+    """Median relative error of points that the fit did not see."""
+    fold = problem.point % _FOLDS
+    errors: list[float] = []
+    for f in range(_FOLDS):
+        seen = fold != f
+        if seen.all() or not seen.any():
+            continue
+        x = _solve(problem.features[seen], problem.seconds[seen], prior, strength)
+        predicted = problem.features[~seen] @ x
+        errors += list(np.abs(predicted / problem.seconds[~seen] - 1.0))
+    return float(np.median(errors)) if errors else float("nan")
+
+
+def _fit_one(
+    points: Sequence[Point], capacity: Mapping[str, float], flush: float, prior: Mapping[str, float]
+) -> KindFit:
+    problem = _problem(points, capacity, flush)
+    wanted = np.array([prior.get(c, np.nan) for c in problem.columns])
+    x = _solve(problem.features, problem.seconds, wanted, 0.3)
+    value = dict(zip(problem.columns, (float(v) for v in x)))
+    return KindFit(
+        overhead_s=value["overhead"],
+        cold_s=value["cold"],
+        term_s={c[5:]: v for c, v in value.items() if c.startswith("term ") and v > 0},
+        read_s={level: value[f"read {level}"] for level in LEVELS},
+        write_s={level: value[f"write {level}"] for level in LEVELS},
+        points=len(points),
+        error=_held_out(problem, wanted, _PRIOR),
+    )
+
+
+def _groups(points: Sequence[Point]) -> dict[str, list[Point]]:
+    by_kind: dict[str, list[Point]] = defaultdict(list)
+    for p in points:
+        by_kind[p.cost.kind].append(p)
+    return {k: v for k, v in sorted(by_kind.items()) if len(v) >= _MIN_POINTS}
+
+
+def _pooled_rates(
+    points: Sequence[Point], capacity: Mapping[str, float], flush: float, device: Mapping[str, float]
+) -> dict[str, float]:
+    """Seconds a byte of each level, over all kinds whose time is mostly movement: what a kind shrinks to.
+
+    `device` is what they shrink to in turn: the bandwidths measured of the machine.
+    """
+    moving = [p for p in points if p.cost.kind.startswith(("elementwise", "copy"))]
+    if len(moving) < _MIN_POINTS:
+        return dict(device)
+    fit = _fit_one(moving, capacity, flush, device)
+    rates = {f"read {k}": v for k, v in fit.read_s.items()} | {f"write {k}": v for k, v in fit.write_s.items()}
+    return {k: v if v > 0 else device.get(k, np.nan) for k, v in rates.items()}
+
+
+def _fit_error(points: Sequence[Point], capacity: Mapping[str, float], flush: float) -> float:
+    """Mean relative error of a fit of the kinds that tell cache sizes best."""
+    errors: list[float] = []
+    for kind, members in _groups(points).items():
+        if kind.startswith(("elementwise", "copy", "gemm", "batch_norm", "conv")):
+            problem = _problem(members, capacity, flush)
+            x = _solve(problem.features, problem.seconds, None, 0.0)
+            errors += list(np.abs(problem.features @ x / problem.seconds - 1.0))
+    return float(np.mean(errors)) if errors else float("inf")
+
+
+def choose_capacity(points: Sequence[Point], flush_bytes: float) -> dict[str, float]:
+    """Effective size of L2 and L3: the pair under which the fit errs least."""
+    best = {"L2": 1e6, "L3": 16e6}
+    for level in ("L3", "L2"):
+        trials = [{**best, level: c} for c in _CAPACITIES[level]]
+        best = min(trials, key=lambda c: _fit_error(points, c, flush_bytes))
+    return best
+
+
+def fit_kinds(
+    raw: Sequence[Mapping[str, Any]],
+    *,
+    threads: int,
+    dtype: str,
+    flush_bytes: float,
+    source: str,
+    device_s_per_byte: Mapping[str, float] | None = None,
+    torch: str = "",
+    cpu: str = "",
+) -> Fit:
+    """Constants of every algorithm class that was measured.
+
+    Args:
+        raw: lines of `measure.micro`.
+        threads, dtype: what they were measured with.
+        flush_bytes: bytes that went by before the warm and cold states.
+        source: key of the profile's ``[sources]``.
+        device_s_per_byte: measured seconds a byte by ``read L3``, ``read dram``, ``write L3``, ``write dram``.
+        torch, cpu: versions that the fit is for.
+    """
+    points, _ = points_of(raw, threads)
+    capacity = choose_capacity(points, flush_bytes)
+    prior = _pooled_rates(points, capacity, flush_bytes, device_s_per_byte or {})
+    kinds = {kind: _fit_one(members, capacity, flush_bytes, prior) for kind, members in _groups(points).items()}
+    errors = [k.error for k in kinds.values() if k.error is not None and np.isfinite(k.error)]
+    return Fit(
+        threads=threads,
+        dtype=dtype,
+        torch=torch,
+        cpu=cpu,
+        date=datetime.date.today().isoformat(),
+        source=source,
+        points=len(points),
+        error=float(np.median(errors)) if errors else None,
+        noise=float(np.median([p.noise for p in points])) if points else None,
+        capacity_bytes=capacity,
+        kinds=kinds,
+    )
+
+
+def fit_kappa(warm_s: F8, cold_s: F8, measured_s: F8) -> tuple[float, float]:
+    """The share of ``cold`` that an op pays in a model, and the factor of the whole over its ops.
+
+    Args:
+        warm_s: (m,) predicted seconds of each net with kappa 0.
+        cold_s: (m,) seconds that kappa 1 adds.
+        measured_s: (m,) measured seconds.
+
+    Returns:
+        kappa in 0 to 1 and whole: the pair with the smallest mean |ln error|; whole stays within 0.9 to 1.15.
+    """
+    best = (np.inf, 0.0, 1.0)
+    for kappa in np.linspace(0.0, 1.0, 101):
+        ratio = np.log(measured_s / (warm_s + kappa * cold_s))
+        whole = float(np.clip(np.exp(np.median(ratio)), 0.9, 1.15))
+        error = float(np.abs(ratio - np.log(whole)).mean())
+        if error < best[0] - 1e-9:
+            best = (error, float(kappa), whole)
+    return best[1], best[2]
