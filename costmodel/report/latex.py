@@ -56,7 +56,7 @@ def _table(table: Table, heading: str, seen: dict[str, int]) -> str:
         "  \\centering",
         f"  \\caption{{{tex(caption)}.{tex(note)}}}",
         f"  \\label{{tab:costmodel-{label}}}",
-        f"  \\begin{{tabular}}{{{''.join('r' if c.numeric else 'l' for c in table.columns)}}}",
+        f"  \\begin{{tabular}}{{{''.join(_columns(table))}}}",
         "    \\toprule",
         f"    {' & '.join(tex(c.title) for c in table.columns)} \\\\",
         "    \\midrule",
@@ -65,6 +65,15 @@ def _table(table: Table, heading: str, seen: dict[str, int]) -> str:
     if table.total:
         lines += ["    \\midrule", f"    {_line(table.total)}"]
     return "\n".join([*lines, "    \\bottomrule", "  \\end{tabular}", "\\end{table}"])
+
+
+def _columns(table: Table) -> list[str]:
+    """Numbers to the right, words to the left, long texts broken."""
+    kinds = []
+    for i, column in enumerate(table.columns):
+        longest = max((len(row[i].text) for row in table.rows), default=0)
+        kinds.append("r" if column.numeric else "l" if longest <= 42 else "p{0.5\\linewidth}")
+    return kinds
 
 
 def _line(row: Row) -> str:
