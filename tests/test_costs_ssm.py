@@ -96,7 +96,7 @@ def test_workspace_is_what_the_allocator_gives(name):
     def spec(t):
         return TensorSpec(tuple(t.shape), str(t.dtype).removeprefix("torch."), tuple(t.stride()))
 
-    outputs = [t for t in (kept[0] if isinstance(kept[0], tuple) else (kept[0],))]
+    outputs = kept[0] if isinstance(kept[0], tuple) else (kept[0],)
     names = [a.name for a in op._schema.arguments]
     attrs = {n: v for n, v in zip(names, args) if not isinstance(v, torch.Tensor) and v is not None}
     tensors = tuple(spec(t) for t in args if isinstance(t, torch.Tensor))

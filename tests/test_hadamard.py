@@ -7,7 +7,7 @@ import torch
 
 from costmodel.errors import CostmodelError
 from costmodel.kernels.hadamard import hadamard_matrix, hadamard_order, rotate_quantize, rotate_split
-from costmodel.kernels.linear_f16 import embed_rows, linear_f16
+from costmodel.kernels.linear_f16 import embed_rows, linear_f16, pack_f16
 from costmodel.kernels.rms_norm import gated_rms_norm, rms_norm_quantize, rms_norm_split
 
 SIZES = [16, 32, 64, 128, 192, 256, 320, 768, 1536, 2560, 5120]
@@ -68,13 +68,14 @@ def test_gated_norm(quantized):
 @pytest.mark.parametrize(("rows", "n"), [(1, 67), (3, 8), (20, 5000)])
 def test_linear_f16(rows, n):
     x, w = torch.randn(rows, 48), torch.randn(n, 48).half()
-    torch.testing.assert_close(linear_f16(x, w).double(), x.double() @ w.double().T, rtol=1e-5, atol=1e-5)
+    got = linear_f16(x, pack_f16(w), n)
+    torch.testing.assert_close(got.double(), x.double() @ w.double().T, rtol=1e-5, atol=1e-5)
 
 
 def test_embeddings_of_16_8_and_4_bits():
     ids, scale = torch.tensor([[0, 3], [2, 2]]), torch.rand(4)
     table = torch.randn(4, 32).half()
-    assert torch.equal(embed_rows(ids, table, scale), table.float()[ids])
+    assert torch.equal(embed_rows(ids, pack_f16(table), scale), table.float()[ids])
     table = torch.randint(-128, 128, (4, 32), dtype=torch.int8)
     assert torch.equal(embed_rows(ids, table, scale), (table.float() * scale[:, None])[ids])
     q = torch.randint(0, 16, (4, 32), dtype=torch.uint8)

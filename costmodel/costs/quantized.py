@@ -15,13 +15,12 @@ from .scan import CHUNK, LANES, SILU, conv_flops, scan_flops, ssd_flops
 from .spec import Cost, OpSpec, TensorSpec
 
 __all__ = [
-    "FORMULAS", "FP32_IN_INT8", "MANY_ROWS", "PANEL", "WIDENED_ROWS", "hadamard_flops", "mamba2_step_bytes",
+    "FORMULAS", "FP32_IN_INT8", "PANEL", "hadamard_flops", "mamba2_step_bytes",
     "mamba_step_bytes", "scan_work_floats", "ssd_work_floats",
 ]  # fmt: skip
 
 PANEL = 64  # outputs of a GEMM in registers
 FP32_IN_INT8 = 4
-MANY_ROWS, WIDENED_ROWS = 16, 4096  # linear_f16: rows of x from which blocks of so many weight rows are widened
 _QUANTIZE = 4  # scale, round, clamp twice
 _SPLIT = 9  # |x|, max; scale, round; add, and, subtract, subtract, shift
 _CONVERT = 2  # a byte to fp32 and its scale
@@ -236,22 +235,16 @@ def _ssd_quantized(op: OpSpec) -> Cost:
 
 
 def _linear_f16(op: OpSpec) -> Cost:
-    """x (…, K) fp32, weight (N, K) fp16.
+    """x (…, K) fp32, fp16 panels (N/64, K, 64).
 
     >>> from .spec import TensorSpec, op
-    >>> _linear_f16(op("costmodel::linear_f16", [(1, 32), TensorSpec((8, 32), "float16")], [(1, 8)])).flops
+    >>> panels = TensorSpec((1, 32, 64), "float16")
+    >>> _linear_f16(op("costmodel::linear_f16", [(1, 32), panels], [(1, 8)], columns=8)).flops
     512
     """
-    x, weight = op.inputs
-    n, k = weight.shape
-    rows = x.numel // k
-    few = rows < MANY_ROWS
-    block = min(n, WIDENED_ROWS)
-    return Cost(
-        flops=2 * rows * n * k, kind="gemv_f16" if few else "gemm_f16", unit="fp32",
-        terms={"mnk": float(rows * n * k), "nk": float(n * k), "mn": float(rows * n), "mk": float(rows * k)},
-        workspace=0 if few else 4 * block * (k + rows),
-    )  # fmt: skip
+    x, k = op.inputs[0], op.inputs[0].shape[-1]
+    g = _Gemm(x.numel // k, int(op.attr("columns")), k, 1)
+    return Cost(flops=g.flops, kind="gemv_f16" if g.rows == 1 else "gemm_f16", work=g.work, unit="fp32", terms=g.terms)
 
 
 def _embed_rows(op: OpSpec) -> Cost:
@@ -264,7 +257,7 @@ def _embed_rows(op: OpSpec) -> Cost:
     """
     ids, table, _ = op.inputs
     scaled = table.dtype != "float16"
-    row = prod(table.shape[1:]) * table.itemsize
+    row = table.shape[1] * table.itemsize  # fp16 panels are (N/64, K, 64)
     return Cost(
         flops=op.outputs[0].numel if scaled else 0, kind="gather_rows", unit="fp32",
         terms={"n": float(op.outputs[0].numel)}, read=(ids.nbytes, ids.numel * row, 4 * ids.numel if scaled else 0),

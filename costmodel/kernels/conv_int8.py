@@ -114,9 +114,10 @@ def _run(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, inverse: Tensor
     batch, length, width = x.shape
     taps = weight.shape[0]
     wanted = torch.int8 if x.dtype == torch.int8 else torch.float16
-    if width % LANES or tuple(state.shape) != (batch, taps - 1, width) or state.dtype != wanted:
+    fits = tuple(state.shape) == (batch, taps - 1, width) and state.dtype == wanted and state.is_contiguous()
+    if width % LANES or not fits:
         raise CostmodelError(
-            f"conv_silu takes x (B, L, D) with D a multiple of {LANES} and a state (B, K-1, D) of {wanted}: "
+            f"conv_silu takes x (B, L, D) with D a multiple of {LANES} and a contiguous state (B, K-1, D) of {wanted}: "
             f"given {tuple(x.shape)} {x.dtype}, {tuple(state.shape)} {state.dtype}"
         )
     x_batch, x_row = row_strides("x", x)

@@ -1,10 +1,9 @@
 """16-bit weights, fp32 arithmetic: the head and the embedding that Quamba leaves alone.
 
-`costmodel::linear_f16(x, weight) -> fp32 (…, N)`: x fp32 (…, K), weight fp16 (N, K), K a multiple of 16. Few rows
-stream the weights once, four weight rows at a time; from `MANY_ROWS` rows on, blocks of weights are widened for torch's
-GEMM (through a workspace of WIDENED_ROWS·K floats).
-`costmodel::embed_rows(ids, table, scale) -> fp32 (…, K)`: rows of a table that is fp16 (N, K), int8 (N, K) with a
-scale a row, or 4 bits (N, K/2; q - 8, low nibble first) with a scale a row.
+`costmodel::linear_f16(x, panels, columns) -> fp32 (…, N)`: x fp32 (…, K), panels fp16 (N/64, K, 64) by `pack_f16`: one
+sequential stream for any number of rows, up to 6 rows by 64 columns of sums in registers.
+`costmodel::embed_rows(ids, table, scale) -> fp32 (…, K)`: rows of a table that is fp16 panels (tied to such a head),
+int8 (N, K) with a scale a row, or 4 bits (N, K/2; q - 8, low nibble first) with a scale a row.
 """
 
 # numba infers the types of its functions; torch and numba dictate signatures
@@ -13,68 +12,76 @@ scale a row, or 4 bits (N, K/2; q - 8, low nibble first) with a scale a row.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from numba import njit, types
 from torch import Tensor
 
-from ..costs.quantized import MANY_ROWS, WIDENED_ROWS
 from ..errors import CostmodelError
 from . import register
+from .panels import PANEL, VECTORS
 from .simd import LANES, Simd, intrinsic, require
 
-__all__ = ["embed_rows", "linear_f16", "store_f32"]
+__all__ = ["embed_rows", "linear_f16", "pack_f16", "store_f32"]
 
 require(1)
 
-ROWS = 4
+
+def pack_f16(w: Tensor) -> Tensor:
+    """(N, K) to fp16 panels (ceil(N/64), K, 64), padded with zeros."""
+    n, k = w.shape
+    padded = w.new_zeros(-(-n // PANEL) * PANEL, k, dtype=torch.float16)
+    padded[:n] = w
+    return padded.reshape(-1, PANEL, k).transpose(1, 2).contiguous()
 
 
-@intrinsic
-def _dot_rows(typingctx, x, weight, k, out):
-    """out[0:4] = four neighbouring rows of the fp16 weight times x."""
+@intrinsic(prefer_literal=True)
+def _tile(typingctx, rows, x, k, panel, out, stride, left):
+    """`rows` (literal) rows of x by one panel, the first `left` columns of it."""
+    count = rows.literal_value
 
     def codegen(context, builder, signature, args):
         s = Simd(builder)
-        x, weight, k, out = args
-        rows = [s.address(weight, "f16", builder.mul(k, s.i64(r))) for r in range(ROWS)]
-        sums = [s.cell(s.splat(0.0)) for _ in rows]
-        with s.loop(0, k, LANES) as i:
-            v = s.load(x, "f32", i)
-            for row, cell in zip(rows, sums):
-                cell.set(s.fma(s.load_f32(row, "f16", i), v, cell.get()))
-        s.store(out, s.sums(*(cell.get() for cell in sums)))
+        _, x, k, panel, out, stride, left = args
+        sums = [[s.cell(s.splat(0.0)) for _ in range(VECTORS)] for _ in range(count)]
+        bases = [s.address(x, "f32", builder.mul(k, s.i64(m))) for m in range(count)]
+        with s.loop(0, k) as i:
+            at = builder.mul(i, s.i64(PANEL))
+            w = [s.load_f32(panel, "f16", builder.add(at, s.i64(v * LANES))) for v in range(VECTORS)]
+            for m in range(count):
+                xv = s.splat(s.scalar(bases[m], "f32", i))
+                for v in range(VECTORS):
+                    sums[m][v].set(s.fma(w[v], xv, sums[m][v].get()))
+        for m in range(count):
+            for v in range(VECTORS):
+                mask = s.first_lanes(builder.sub(left, s.i64(v * LANES)))
+                at = builder.add(builder.mul(s.i64(m), stride), s.i64(v * LANES))
+                s.store_masked(out, sums[m][v].get(), mask, at)
         return context.get_dummy_value()
 
-    return types.void(x, weight, k, out), codegen
+    return types.void(rows, x, k, panel, out, stride, left), codegen
 
 
 @intrinsic
-def _dot_row(typingctx, x, weight, k):
-    """One row of the fp16 weight times x."""
+def _panel_row(typingctx, panel, k, out):
+    """One row of fp16 panels to fp32: its values lie 64 apart."""
 
     def codegen(context, builder, signature, args):
         s = Simd(builder)
-        x, weight, k = args
-        acc = s.cell(s.splat(0.0))
-        with s.loop(0, k, LANES) as i:
-            acc.set(s.fma(s.load_f32(weight, "f16", i), s.load(x, "f32", i), acc.get()))
-        return s.sum(acc.get())
+        panel, k, out = args
+        with s.loop(0, k) as i:
+            s.store(out, s.load_f32(panel, "f16", builder.mul(i, s.i64(PANEL)), 1), i)
+        return context.get_dummy_value()
 
-    return types.float32(x, weight, k), codegen
+    return types.void(panel, k, out), codegen
 
 
 @intrinsic(prefer_literal=True)
 def _widen_row(typingctx, row, scale, k, out, bits):
-    """A row of 16, 8 or 4 bits (literal) to fp32 times the float at `scale` (unused for 16)."""
+    """A row of 8 or 4 bits (literal) to fp32 times the float at `scale`."""
     width = bits.literal_value
 
     def codegen(context, builder, signature, args):
         s = Simd(builder)
         row, scale, k, out, _ = args
-        if width == 16:
-            with s.loop(0, k, LANES) as i:
-                s.store(out, s.load_f32(row, "f16", i), i)
-            return context.get_dummy_value()
         f = s.splat(s.scalar(scale, "f32"))
         if width == 8:
             with s.loop(0, k, LANES) as i:
@@ -102,64 +109,66 @@ def store_f32(typingctx, address, value):
 
 
 @njit(cache=True, nogil=True)
-def _few(x, weight, out, rows, n, k):
-    whole = n // ROWS * ROWS
-    for first in range(0, whole, ROWS):
-        for m in range(rows):
-            _dot_rows(x + 4 * m * k, weight + 2 * first * k, k, out + 4 * (m * n + first))
-    for j in range(whole, n):
-        for m in range(rows):
-            store_f32(out + 4 * (m * n + j), _dot_row(x + 4 * m * k, weight + 2 * j * k, k))
+def _multiply(x, panels, out, rows, n, k):
+    for first in range(0, n, PANEL):
+        panel = panels + 2 * first * k
+        m = 0
+        while m < rows:
+            a, target, left = x + 4 * m * k, out + 4 * (m * n + first), n - first
+            if rows - m >= 6:
+                _tile(6, a, k, panel, target, n, left)
+                m += 6
+            elif rows - m >= 2:
+                _tile(2, a, k, panel, target, n, left)
+                m += 2
+            else:
+                _tile(1, a, k, panel, target, n, left)
+                m += 1
 
 
 @njit(cache=True, nogil=True)
 def _embed(ids, table, scale, out, k, bits):
     row = k * bits // 8
     for i in range(len(ids)):
-        source, s, target = table + ids[i] * row, scale + 4 * ids[i], out + 4 * i * k
+        token, target = ids[i], out + 4 * i * k
         if bits == 16:
-            _widen_row(source, s, k, target, 16)
+            _panel_row(table + 2 * (token // PANEL * PANEL * k + token % PANEL), k, target)
         elif bits == 8:
-            _widen_row(source, s, k, target, 8)
+            _widen_row(table + token * row, scale + 4 * token, k, target, 8)
         else:
-            _widen_row(source, s, k, target, 4)
+            _widen_row(table + token * row, scale + 4 * token, k, target, 4)
 
 
-def _linear_run(x: Tensor, weight: Tensor) -> Tensor:
-    n, k = weight.shape
-    if k % LANES or weight.dtype != torch.float16 or x.shape[-1] != k:
+def _linear_run(x: Tensor, panels: Tensor, columns: int) -> Tensor:
+    blocks, k, _ = panels.shape
+    if panels.dtype != torch.float16 or x.shape[-1] != k or blocks * PANEL < columns:
         raise CostmodelError(
-            f"linear_f16 takes x (…, K) and an fp16 weight (N, K), K a multiple of {LANES}: "
-            f"given {tuple(x.shape)}, {weight.dtype} {tuple(weight.shape)}"
+            f"linear_f16 takes x (…, K) and fp16 panels (N/{PANEL}, K, {PANEL}): "
+            f"given {tuple(x.shape)}, {panels.dtype} {tuple(panels.shape)} for {columns} columns"
         )
     x = x.contiguous()
-    rows = x.numel() // k
-    out = x.new_empty(*x.shape[:-1], n)
-    if rows < MANY_ROWS:
-        _few(x.data_ptr(), weight.data_ptr(), out.data_ptr(), rows, n, k)
-        return out
-    for first in range(0, n, WIDENED_ROWS):
-        block = weight[first : first + WIDENED_ROWS].float()
-        out[..., first : first + WIDENED_ROWS] = F.linear(x, block)
+    out = x.new_empty(*x.shape[:-1], columns)
+    _multiply(x.data_ptr(), panels.data_ptr(), out.data_ptr(), x.numel() // k, columns, k)
     return out
 
 
-def _linear_fake(x: Tensor, weight: Tensor) -> Tensor:
-    return x.new_empty(*x.shape[:-1], weight.shape[0])
+def _linear_fake(x: Tensor, panels: Tensor, columns: int) -> Tensor:
+    return x.new_empty(*x.shape[:-1], columns)
 
 
-def _table_bits(table: Tensor) -> int:
-    return {torch.float16: 16, torch.int8: 8, torch.uint8: 4}[table.dtype]
+def _table_sizes(table: Tensor) -> tuple[int, int, int]:
+    """Bits, rows and values of a row."""
+    if table.dtype == torch.float16:
+        return 16, table.shape[0] * PANEL, table.shape[1]
+    return (8, *table.shape) if table.dtype == torch.int8 else (4, table.shape[0], 2 * table.shape[1])
 
 
 def _embed_run(ids: Tensor, table: Tensor, scale: Tensor) -> Tensor:
-    bits = _table_bits(table)
-    k = table.shape[1] * (2 if bits == 4 else 1)
+    bits, rows, k = _table_sizes(table)
     low, high = (int(v) for v in ids.aminmax()) if ids.numel() else (0, 0)
-    if k % LANES or low < 0 or high >= table.shape[0]:
+    if k % LANES or low < 0 or high >= rows:
         raise CostmodelError(
-            f"token ids {low} to {high} in a table of {table.shape[0]} rows of {k} values "
-            f"(the kernel takes multiples of {LANES})"
+            f"token ids {low} to {high} in a table of {rows} rows of {k} values (the kernel takes multiples of {LANES})"
         )
     flat = ids.reshape(-1).contiguous()
     out = table.new_empty(*ids.shape, k, dtype=torch.float32)
@@ -168,9 +177,8 @@ def _embed_run(ids: Tensor, table: Tensor, scale: Tensor) -> Tensor:
 
 
 def _embed_fake(ids: Tensor, table: Tensor, scale: Tensor) -> Tensor:
-    k = table.shape[1] * (2 if _table_bits(table) == 4 else 1)
-    return table.new_empty(*ids.shape, k, dtype=torch.float32)
+    return table.new_empty(*ids.shape, _table_sizes(table)[2], dtype=torch.float32)
 
 
-linear_f16 = register("linear_f16(Tensor x, Tensor weight) -> Tensor", _linear_run, _linear_fake)
+linear_f16 = register("linear_f16(Tensor x, Tensor panels, int columns) -> Tensor", _linear_run, _linear_fake)
 embed_rows = register("embed_rows(Tensor ids, Tensor table, Tensor scale) -> Tensor", _embed_run, _embed_fake)

@@ -35,8 +35,10 @@ _ELEMENTS = ("f32", "f16", "i8")
 
 def state_kind(state: Tensor) -> int:
     """0 fp32, 1 fp16, 2 int8."""
-    if state.dtype not in STATE_KINDS:
-        raise CostmodelError(f"a state is float32, float16 or int8, not {state.dtype}")
+    if state.dtype not in STATE_KINDS or not state.is_contiguous():
+        raise CostmodelError(
+            f"a state is contiguous float32, float16 or int8, not {state.dtype} with strides {state.stride()}"
+        )
     return STATE_KINDS[state.dtype]
 
 

@@ -12,7 +12,8 @@ from .model import GenerationCache, LanguageOutput, QuantizedMamba, load, save
 from .recipe import BlockRecipe, Recipe, Sizes
 
 __all__ = [
-    "BlockRecipe", "GenerationCache", "LanguageOutput", "QuantizedMamba", "Recipe", "Sizes", "apply", "load", "save",
+    "BlockRecipe", "GenerationCache", "LanguageOutput", "QuantizedMamba", "Recipe", "Sizes", "apply", "load",
+    "paper_percentile", "save",
 ]  # fmt: skip
 
 

@@ -133,8 +133,8 @@ def _watcher(seen: LayerStatistics, block: Block, moments: bool) -> Any:
             seen.watch("y_rotated", rotated)
             if moments:
                 seen.add_moment("y_rotated", rotated)
-        if name == "input" and moments:
-            seen.add_moment("input", value)
+        if moments and name in ("input", "y"):
+            seen.add_moment(name, value)
 
     rotation = _rotation(block.width)
     return watch

@@ -46,6 +46,7 @@ class QuantizedMamba1(nn.Module):
     def __init__(self, sizes: Sizes, recipe: BlockRecipe, like: Tensor) -> None:
         super().__init__()
         self.sizes, self.recipe = sizes, recipe
+        self._collected: list[Tensor] = []
         d, width, rank, n, wide = sizes.hidden, sizes.width, sizes.padded_rank, sizes.states, recipe.wide
         bits, group = recipe.weight_bits, recipe.group
         self.in_proj = QuantizedLinear([width, width], d, bits, wide, not wide, like, group)
@@ -174,7 +175,12 @@ class QuantizedMamba1(nn.Module):
             self.register_buffer(name, value, persistent=False)
 
     def weights(self) -> list[Tensor]:
-        """The tensors of `WEIGHTS`, in that order."""
+        """The tensors of `WEIGHTS`, in that order; collected again where the buffers are others (fake ones, moved)."""
+        if not self._collected or self._collected[0] is not self._buffers["norm32"]:
+            self._collected = self._collect()
+        return self._collected
+
+    def _collect(self) -> list[Tensor]:
         own, linears = self._buffers, {"in": self.in_proj, "x": self.x_proj, "dt": self.dt_proj, "out": self.out_proj}
         renamed = {"norm": "norm32", "D": "skip"}
         found = []

@@ -51,6 +51,7 @@ class QuantizedMamba2(nn.Module):
     def __init__(self, sizes: Sizes, recipe: BlockRecipe, like: Tensor) -> None:
         super().__init__()
         self.sizes, self.recipe = sizes, recipe
+        self._collected: list[Tensor] = []
         d, width, heads, wide = sizes.hidden, sizes.width, sizes.heads, recipe.wide
         groups, bc = sizes.groups, sizes.groups * sizes.states
         self.splits = [width, width, bc, bc, heads]
@@ -195,7 +196,12 @@ class QuantizedMamba2(nn.Module):
             self.register_buffer(name, value, persistent=False)
 
     def weights(self) -> list[Tensor]:
-        """The tensors of `WEIGHTS`, in that order."""
+        """The tensors of `WEIGHTS`, in that order; collected again where the buffers are others (fake ones, moved)."""
+        if not self._collected or self._collected[0] is not self._buffers["norm32"]:
+            self._collected = self._collect()
+        return self._collected
+
+    def _collect(self) -> list[Tensor]:
         own = self._buffers
         renamed = {"norm": "norm32", "gate_norm": "gate_norm32", "D": "skip", "b_scale": "b_unit", "c_scale": "c_unit"}
         found = []

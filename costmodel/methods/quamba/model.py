@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import FileError
-from ...kernels.linear_f16 import embed_rows, linear_f16
+from ...kernels.linear_f16 import embed_rows, linear_f16, pack_f16
+from ...kernels.panels import PANEL
 from ...kernels.rms_norm import rms_norm_quantize, rms_norm_split
 from .calibration import LayerStatistics
 from .floats import FloatModel
@@ -70,7 +71,8 @@ class QuantizedMamba(nn.Module):
         self.sizes, self.recipe = sizes, recipe
         v, d = sizes.vocab, sizes.hidden
         bits = recipe.embedding_bits
-        shape, dtype = {16: ((v, d), torch.float16), 8: ((v, d), torch.int8), 4: ((v, d // 2), torch.uint8)}[bits]
+        panels = (-(-v // PANEL), d, PANEL)
+        shape, dtype = {16: (panels, torch.float16), 8: ((v, d), torch.int8), 4: ((v, d // 2), torch.uint8)}[bits]
         self.register_buffer("table", like.new_zeros(shape, dtype=dtype))
         if bits < 16:
             self.register_buffer("table_scale", like.new_zeros(v, dtype=torch.float32))
@@ -83,14 +85,14 @@ class QuantizedMamba(nn.Module):
             if not recipe.head_wide:
                 self.register_buffer("head_input_scale", like.new_ones(1))
         elif not sizes.tied or bits != 16:
-            self.register_buffer("head_weight", like.new_zeros(v, d, dtype=torch.float16))
+            self.register_buffer("head_weight", like.new_zeros(panels, dtype=torch.float16))
         self.derive()
 
     def fill_ends(self, model: FloatModel, seen: LayerStatistics, head: tuple[Tensor, Tensor] | None = None) -> None:
         """Embedding, final norm and head; `head` takes 4-bit values and scales that GPTQ has found."""
         bits = self.recipe.embedding_bits
         if bits == 16:
-            self.table.copy_(model.embedding)
+            self.table.copy_(pack_f16(model.embedding))
         else:
             levels = 127.0 if bits == 8 else 7.0
             scale = scale_of(model.embedding.abs().amax(1), levels)
@@ -103,7 +105,7 @@ class QuantizedMamba(nn.Module):
             if not self.recipe.head_wide:
                 self.head_input_scale.copy_(scale_of(seen.top("input")))
         elif "head_weight" in self._buffers:
-            self.head_weight.copy_(model.head)
+            self.head_weight.copy_(pack_f16(model.head))
         self.derive()
 
     def derive(self) -> None:
@@ -154,7 +156,7 @@ class QuantizedMamba(nn.Module):
         if self.head is None:
             weight = self._buffers.get("head_weight", self.table)
             normed = hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + eps) * norm
-            out: Tensor = linear_f16(normed, weight)
+            out: Tensor = linear_f16(normed, weight, self.sizes.vocab)
             return out
         if self.recipe.head_wide:
             q, row = rms_norm_split(hidden, norm, eps)
