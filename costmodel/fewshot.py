@@ -30,7 +30,7 @@ from .runs import Run
 
 __all__ = [
     "CLASSES", "FewShot", "Prior", "Row", "Step", "choose_rows", "family_of", "fit_rows", "leave_families_out",
-    "row_of",
+    "row_of", "sample_seconds",
 ]  # fmt: skip
 
 # A class of the fit, and the algorithm classes (with all that are kinds of them) that share its factor.
@@ -123,8 +123,9 @@ class FewShot:
         gradient = np.append(0.0, share / share.sum())
         return math.sqrt(float(gradient @ self.covariance @ gradient) + self.prior.run**2)
 
-    def applied(self, device: Device, runtime: str, source: str, mode: str = "default") -> Device:
-        """`device` with the scales written into `runtime`, and an interval for `mode` from the fit's own spread."""
+    def applied(self, device: Device, runtime: str, source: str) -> Device:
+        """`device` with the scales written into `runtime`, and an interval for the modes of the runs from the fit's own
+        spread."""
         r = device.runtime[runtime]
         key = re.sub(r"\W+", "-", f"fewshot-{source}").strip("-").lower()
         text = f"{len(self.chosen)} runs of {source}: {', '.join(row.run.model for row in self.chosen) or 'none'}"
@@ -146,7 +147,7 @@ class FewShot:
             "issue_s": times(r.issue_s, scale[OVERHEAD]),
             "pack_bytes_per_s": times(r.pack_bytes_per_s, 1.0 / scale[PACKING]),
             "sample_s": times(r.sample_s, scale[SAMPLE]),
-            "interval": {**r.interval, mode: interval},
+            "interval": r.interval | dict.fromkeys({"default", *(row.run.mode for row in self.chosen)}, interval),
         }
         return device.model_copy(
             update={
@@ -176,10 +177,15 @@ def row_of(run: Run, estimate: Estimate) -> Row:
         seconds[OVERHEAD] += float(calls)
         seconds[PACKING] += float(packing)
     seconds[OVERHEAD] += max(waits, 0.0)
-    sample = estimate.device.runtime[estimate.runtime].sample_s
-    if sample and "data loading" in run.meta.get("note", ""):
-        seconds[SAMPLE] = sample.value * (run.batch or 1)
+    seconds[SAMPLE] = sample_seconds(run, estimate.device.runtime[estimate.runtime])
     return Row(run, np.array([seconds[name] for name in _NAMES]))
+
+
+def sample_seconds(run: Run, runtime: Runtime) -> float:
+    """Seconds that reading and decoding its samples takes, of a run whose note says that it includes that; else 0."""
+    if runtime.sample_s is None or "data loading" not in run.meta.get("note", ""):
+        return 0.0
+    return runtime.sample_s.value * (run.batch or 1)
 
 
 def fit_rows(

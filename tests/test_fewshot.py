@@ -115,7 +115,7 @@ def test_scales_go_into_the_profile_and_back_out() -> None:
     device = load_device("raspberry-pi-4b")
     rows = table(np.full(N, 2.0), 10)
     fit = fitted(rows, 10)
-    after = fit.applied(device, "torch-eager", "runs.csv", "train")
+    after = fit.applied(device, "torch-eager", "runs.csv")
     old, new = device.runtime["torch-eager"], after.runtime["torch-eager"]
     from costmodel.lower import class_scale_of
 
@@ -123,9 +123,9 @@ def test_scales_go_into_the_profile_and_back_out() -> None:
         factor = fit.scales[fewshot._class_of(kind)]
         assert class_scale_of(new, kind) == pytest.approx(factor * class_scale_of(old, kind))
     assert new.overhead_s.value == pytest.approx(old.overhead_s.value * fit.scales["overhead"])
-    assert new.interval["train"].cases == 10
-    assert new.interval["train"].kind == "fitted"
-    assert new.interval["train"].high < 0.7
+    assert new.interval["infer"].cases == 10
+    assert new.interval["infer"].kind == "fitted"
+    assert new.interval["infer"].high < 0.7
     for place, number in after.numbers():
         assert number.source in after.sources, place
     assert "10 runs of runs.csv" in after.sources[new.overhead_s.source]

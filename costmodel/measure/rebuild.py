@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from platformdirs import user_cache_path
 from ..capture import capture
 from ..device import Device
 from ..errors import CostmodelError, FileError
-from ..estimate import Estimate, estimate
+from ..estimate import Estimate, Range, estimate
+from ..fewshot import sample_seconds
 from ..graph import OpGraph, load
 from ..methods import apply_method
 from ..models import load_model, resolve_alias
@@ -62,14 +64,20 @@ def estimate_of_run(run: Run, device: Device, runtime: str | None = None) -> Est
     """What `device` should take for what `run` measured.
 
     Without a thread count it is one a core of the fastest cluster, which is what torch starts; without a runtime it
-    is the one that the row's framework means.
+    is the one that the row's framework means. A row that includes reading its samples gets the time for that too.
 
     Raises:
         CostmodelError: the row cannot be rebuilt, or its framework is none of the device's.
     """
     name = runtime or runtime_for(device, run.runtime)
     threads = min(run.threads or int(device.cpu[0].cores.value), device.cores)
-    return estimate(graph_of_run(run), device, runtime=name, threads=threads)
+    found = estimate(graph_of_run(run), device, runtime=name, threads=threads)
+    reading = sample_seconds(run, device.runtime[name])
+    if not reading:
+        return found
+    t = found.latency_s
+    more = 1.0 + reading / t.point
+    return replace(found, latency_s=Range(t.low * more, t.point * more, t.high * more))
 
 
 def traced(job: Job) -> OpGraph:
