@@ -15,12 +15,25 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import CostmodelError
 from . import register
+from .mobiletl_simd import (
+    CLAMP,
+    EXACT_HARDSWISH,
+    HARDSWISH,
+    act_planes,
+    mask_norm_planes,
+    mask_planes,
+    norm_act_planes,
+    norm_backward,
+    scale_backward,
+    scale_norm_planes,
+)
 
 __all__ = [
     "ACTIVATIONS",
@@ -86,8 +99,33 @@ def _check_act(act: str) -> None:
         raise CostmodelError(f"act={act!r} has no one-bit backward: use {', '.join(ACTIVATIONS)}")
 
 
+def _fast(*tensors: Tensor) -> bool:
+    """Whether the vector kernels take these: fp32 on a CPU, contiguous, with a mask of at least eight bytes."""
+    for t in tensors:
+        if t.dtype != torch.float32 or t.is_cuda or not t.is_contiguous() or t.device.type != "cpu":
+            return False
+    return tensors[0].numel() > 56
+
+
+# a > 0 is a ≥ the least positive number
+_LEAST = {"hardswish": np.float32(0), "relu6": np.float32(0), "relu": np.nextafter(np.float32(0), np.float32(1))}
+_HIGH = {"hardswish": np.float32(0), "relu6": np.float32(6), "relu": np.float32(np.inf)}
+_ONE, _ZERO = np.ones(1, np.float32), np.zeros(1, np.float32)
+
+
+def _empty_mask(a: Tensor, keep: bool) -> Tensor:
+    return a.new_empty(mask_bytes(a.numel()) if keep else 0, dtype=torch.uint8)
+
+
 def _signed_act(a: Tensor, act: str, keep: bool) -> tuple[Tensor, Tensor]:
     _check_act(act)
+    if _fast(a):
+        y, mask = torch.empty_like(a), _empty_mask(a, keep)
+        act_planes(
+            EXACT_HARDSWISH if act == "hardswish" else CLAMP, a.data_ptr(), y.data_ptr(), mask.data_ptr(), len(mask), 1, a.numel(),
+            _ONE, _ZERO, _HIGH[act], _LEAST[act],
+        )  # fmt: skip
+        return y, mask
     mask = pack(passes(a, act)) if keep else a.new_empty(0, dtype=torch.uint8)
     return ACTIVATIONS[act](a), mask
 
@@ -98,6 +136,10 @@ def _signed_act_fake(a: Tensor, act: str, keep: bool) -> tuple[Tensor, Tensor]:
 
 
 def _signed_act_backward(g: Tensor, mask: Tensor) -> Tensor:
+    if _fast(g):
+        out = torch.empty_like(g)
+        mask_planes(g.data_ptr(), out.data_ptr(), mask.data_ptr(), len(mask), 1, g.numel(), _ONE, 0)
+        return out
     return g * unpack(mask, g.shape)
 
 
@@ -108,6 +150,14 @@ def _shift_norm(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tens
 def _shift_norm_backward(
     g: Tensor, weight: Tensor, var: Tensor, eps: float, need: Sequence[bool]
 ) -> tuple[Tensor, Tensor]:
+    if need[0] and need[1] and _fast(g, weight):
+        out, g_b = torch.empty_like(g), torch.empty_like(var)
+        images, channels = g.shape[:2]
+        scale_norm_planes(
+            g.data_ptr(), out.data_ptr(), images, channels, g.numel() // (images * channels),
+            weight.data_ptr(), var.data_ptr(), eps, g_b.data_ptr(),
+        )  # fmt: skip
+        return out, g_b
     g_x = g * _per_channel(_gain(weight, var, eps)) if need[0] else g.new_empty(0)
     return g_x, g.sum((0, 2, 3)) if need[1] else g.new_empty(0)
 
@@ -121,7 +171,17 @@ def _shift_norm_backward_fake(
 def _shift_norm_act(
     x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float, act: str, keep: bool, exact: bool
 ) -> tuple[Tensor, Tensor]:
-    return _signed_act(_shift_norm(x, weight, bias, mean, var, eps), act, keep)
+    if exact or not _fast(x, weight):
+        return _signed_act(_shift_norm(x, weight, bias, mean, var, eps), act, keep)
+    _check_act(act)
+    y, mask = torch.empty_like(x), _empty_mask(x, keep)
+    images, channels = x.shape[:2]
+    norm_act_planes(
+        HARDSWISH if act == "hardswish" else CLAMP, x.data_ptr(), y.data_ptr(), mask.data_ptr(), len(mask), images, channels,
+        x.numel() // (images * channels), weight.data_ptr(), bias.data_ptr(), mean.data_ptr(), var.data_ptr(), eps,
+        _HIGH[act], _LEAST[act],
+    )  # fmt: skip
+    return y, mask
 
 
 def _shift_norm_act_fake(
@@ -133,7 +193,15 @@ def _shift_norm_act_fake(
 def _shift_norm_act_backward(
     g: Tensor, mask: Tensor, weight: Tensor, var: Tensor, eps: float, need: Sequence[bool]
 ) -> tuple[Tensor, Tensor]:
-    return _shift_norm_backward(_signed_act_backward(g, mask), weight, var, eps, need)
+    if not _fast(g, weight):
+        return _shift_norm_backward(_signed_act_backward(g, mask), weight, var, eps, need)
+    g_x, g_b = torch.empty_like(g), torch.empty_like(var)
+    images, channels = g.shape[:2]
+    mask_norm_planes(
+        g.data_ptr(), g_x.data_ptr(), mask.data_ptr(), len(mask), images, channels,
+        g.numel() // (images * channels), weight.data_ptr(), var.data_ptr(), eps, g_b.data_ptr(),
+    )  # fmt: skip
+    return g_x, g_b if need[1] else g.new_empty(0)
 
 
 def _shift_norm_act_backward_fake(
@@ -156,6 +224,15 @@ def _train_norm_fake(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tup
 def _train_norm_backward(
     g: Tensor, x: Tensor, weight: Tensor, eps: float, need: Sequence[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if _fast(g, x, weight):
+        g_x = torch.empty_like(g) if need[0] else g.new_empty(0)
+        g_w, g_b = torch.empty_like(weight), torch.empty_like(weight)
+        images, channels = x.shape[:2]
+        norm_backward(
+            g.data_ptr(), x.data_ptr(), g_x.data_ptr(), images, channels, x.numel() // (images * channels),
+            weight.data_ptr(), eps, need[0], g_w.data_ptr(), g_b.data_ptr(),
+        )  # fmt: skip
+        return g_x, g_w if need[1] else g.new_empty(0), g_b if need[2] else g.new_empty(0)
     var, mean = torch.var_mean(x, (0, 2, 3), correction=0)
     grads = torch.ops.aten.native_batch_norm_backward(
         g, x, weight, None, None, mean, torch.rsqrt(var + eps), True, eps, list(need)
@@ -176,6 +253,14 @@ def _se_scale(x: Tensor, z: Tensor) -> Tensor:
 
 
 def _se_scale_backward(g: Tensor, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    if _fast(g, x, z):
+        scale, g_scale, g_x = F.hardsigmoid(z), torch.empty_like(z), torch.empty_like(g)
+        planes = x.shape[0] * x.shape[1]
+        scale_backward(
+            g.data_ptr(), x.data_ptr(), g_x.data_ptr(), planes, x.numel() // planes,
+            scale.view(-1).numpy(), g_scale.view(-1).numpy(),
+        )  # fmt: skip
+        return g_x, torch.ops.aten.hardsigmoid_backward(g_scale, z)
     g_scale = (g * x).sum((2, 3), keepdim=True)
     return g * F.hardsigmoid(z), torch.ops.aten.hardsigmoid_backward(g_scale, z)
 

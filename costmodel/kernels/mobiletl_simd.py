@@ -1,0 +1,506 @@
+"""Plane by plane in vector code: norms with frozen or batch statistics, activations and their packed masks.
+
+A plane is the h·w values of one image and channel, contiguous; planes end anywhere, not on bytes of a mask, so that
+bits are appended to a 64-bit word that is carried from plane to plane. Steps are 32 values, two vectors, whose bits
+are one aligned store of a mask's word; the rest of a plane is masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .simd import LANES, Simd, Vec, require
+
+__all__ = [
+    "CLAMP",
+    "EXACT_HARDSWISH",
+    "HARDSWISH",
+    "act_planes",
+    "mask_norm_planes",
+    "mask_planes",
+    "norm_act_planes",
+    "norm_backward",
+    "scale_backward",
+    "scale_norm_planes",
+]
+
+require(1)
+STEP = 2 * LANES
+EXACT_HARDSWISH, HARDSWISH, CLAMP = 0, 1, 2
+SIXTH = float(np.float32(1) / np.float32(6))
+_I64, _I32, _F32 = ir.IntType(64), ir.IntType(32), ir.FloatType()
+
+
+def _plane(s: Simd, count: Any, body: Callable[[Any, Vec | None], None]) -> None:
+    """Emit `body(index, lanes)` for each vector of a plane of `count` values; lanes is None where all are in it."""
+    b = s.builder
+    whole = b.and_(s.i64(count), s.i64(-LANES))
+    with s.loop(0, whole, LANES) as i:
+        body(i, None)
+    with b.if_then(b.icmp_signed("<", whole, s.i64(count))):
+        body(whole, _first(s, b.sub(s.i64(count), whole)))
+
+
+def _read(s: Simd, address: Any, i: Any, lanes: Vec | None) -> Vec:
+    return s.load(address, "f32", i) if lanes is None else s.load_masked(address, "f32", lanes, i)
+
+
+def _write(s: Simd, address: Any, i: Any, lanes: Vec | None, value: Vec) -> None:
+    if lanes is None:
+        s.store(address, value, i)
+    else:
+        s.store_masked(address, value, lanes, i)
+
+
+def _activate(s: Simd, a: Vec, kind: int, high: Any) -> Vec:
+    """Hard-Swish as ATen computes it, to the bit; or within two ulp in half of the steps; or a clamp to [0, high]."""
+    if kind == HARDSWISH:
+        return a * s.minimum(s.maximum(s.fma(a, s.splat(SIXTH), 0.5), 0.0), 1.0)
+    if kind == EXACT_HARDSWISH:
+        return _sixth(s, a * s.minimum(s.maximum(a + 3.0, 0.0), 6.0))
+    return s.minimum(s.maximum(a, 0.0), s.splat(high))
+
+
+def _sixth(s: Simd, p: Vec) -> Vec:
+    """p / 6 rounded as a division rounds, in a third of its time: a product with 1/6, and its remainder put right."""
+    quotient = p * SIXTH
+    return s.fma(s.fma(quotient, -6.0, p), SIXTH, quotient)
+
+
+def _first(s: Simd, n: Any) -> Vec:
+    """The mask of the lanes below n (0 to 16, int64)."""
+    b = s.builder
+    return s.mask_from_bits(b.trunc(b.sub(b.shl(s.i64(1), n), s.i64(1)), ir.IntType(LANES)))
+
+
+def _is_short(s: Simd, count: Any) -> Any:
+    """Whether a plane is three whole vectors and a few values, at most 57: a word of 64 bits, less 7 of a byte."""
+    b = s.builder
+    return b.icmp_unsigned("<=", b.sub(s.i64(count), s.i64(3 * LANES)), s.i64(9))
+
+
+def _bits(s: Simd, a: Vec, least: Any) -> Any:
+    """Bits of a ≥ least, as int64."""
+    return s.builder.zext(a.compare(">=", s.splat(least)).bits(), _I64)
+
+
+@intrinsic(prefer_literal=True)
+def _act_plane(
+    typingctx: Any, kind: Any, x: Any, y: Any, count: Any, gain: Any, shift: Any, high: Any, least: Any,
+    words: Any, carry: Any, fill: Any,
+) -> Any:  # fmt: skip
+    """y = act(gain·x + shift) over a plane; appends its bits to `words` and returns the word that is not full.
+
+    `fill` (below 32) bits of `carry` are set before; afterwards (fill + count) mod 32 are. `words` is the address of
+    the word that the carry goes to.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        s = Simd(builder)
+        _, x_, y_, count_, gain_, shift_, high_, least_, words_, carry_, fill_ = args
+        b = builder
+        carried, word = cgutils.alloca_once(b, _I64), cgutils.alloca_once(b, _I64)
+        b.store(carry_, carried)
+        b.store(words_, word)
+        gains, shifts = s.splat(gain_), s.splat(shift_)
+
+        def vector(i: Any, lanes: Vec | None) -> Any:
+            a = s.fma(_read(s, x_, i, lanes), gains, shifts)
+            _write(s, y_, i, lanes, _activate(s, a, kind.literal_value, high_))
+            bits = _bits(s, a, least_)
+            return bits if lanes is None else b.and_(bits, b.zext(lanes.bits(), _I64))
+
+        def append(bits: Any) -> None:
+            both = b.or_(b.load(carried), b.shl(bits, fill_))
+            at = b.load(word)
+            b.store(b.trunc(both, _I32), b.inttoptr(at, ir.PointerType()), align=1)
+            b.store(b.lshr(both, s.i64(32)), carried)
+            b.store(b.add(at, s.i64(4)), word)
+
+        def long_plane() -> None:
+            whole = b.and_(count_, s.i64(-STEP))
+            with s.loop(0, whole, STEP) as i:
+                append(b.or_(vector(i, None), b.shl(vector(b.add(i, s.i64(LANES)), None), s.i64(LANES))))
+            rest = b.sub(count_, whole)
+            with b.if_then(b.icmp_signed(">", rest, s.i64(0))):
+                low = vector(whole, _first(s, rest))
+                tail = cgutils.alloca_once(b, _I64)
+                b.store(low, tail)
+                with b.if_then(b.icmp_signed(">", rest, s.i64(LANES))):
+                    high_bits = vector(b.add(whole, s.i64(LANES)), _first(s, b.sub(rest, s.i64(LANES))))
+                    b.store(b.or_(low, b.shl(high_bits, s.i64(LANES))), tail)
+                both = b.or_(b.load(carried), b.shl(b.load(tail), fill_))
+                b.store(both, carried)
+                with b.if_then(b.icmp_signed(">=", b.add(fill_, rest), s.i64(32))):
+                    b.store(b.trunc(both, _I32), b.inttoptr(b.load(word), ir.PointerType()), align=1)
+                    b.store(b.lshr(both, s.i64(32)), carried)
+
+        def short_plane() -> None:
+            append(b.or_(vector(s.i64(0), None), b.shl(vector(s.i64(LANES), None), s.i64(LANES))))
+            lanes = _first(s, b.sub(count_, s.i64(3 * LANES)))
+            rest = b.or_(vector(s.i64(2 * LANES), None), b.shl(vector(s.i64(3 * LANES), lanes), s.i64(LANES)))
+            both = b.or_(b.load(carried), b.shl(rest, fill_))
+            # written whether or not its low half is full: the next plane writes the same word again if it is not
+            b.store(b.trunc(both, _I32), b.inttoptr(b.load(word), ir.PointerType()), align=1)
+            full = b.icmp_signed(">=", b.add(fill_, b.sub(count_, s.i64(STEP))), s.i64(32))
+            b.store(b.select(full, b.lshr(both, s.i64(32)), both), carried)
+
+        with b.if_else(_is_short(s, count_)) as (then, otherwise):
+            with then:
+                short_plane()
+            with otherwise:
+                long_plane()
+        return b.load(carried)
+
+    ints = types.int64
+    return ints(kind, x, y, ints, gain, shift, high, least, ints, ints, ints), codegen
+
+
+@intrinsic
+def _get(typingctx: Any, address: Any) -> Any:
+    """The fp32 number at an address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return Simd(builder).scalar(args[0], "f32")
+
+    return types.float32(types.int64), codegen
+
+
+@intrinsic
+def _put(typingctx: Any, address: Any, value: Any) -> Any:
+    """Store a number (of its own type) at an address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[1], builder.inttoptr(args[0], ir.PointerType()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, value), codegen
+
+
+@njit(cache=True)
+def gains(channels: int, weight: int, var: int, eps: float) -> np.ndarray:
+    """γ/√(σ² + ε) of each channel, fp32, from addresses of fp32."""
+    out = np.empty(channels, np.float32)
+    for c in range(channels):
+        out[c] = _get(weight + 4 * c) / np.float32(np.sqrt(_get(var + 4 * c) + np.float32(eps)))
+    return out
+
+
+@njit(cache=True)
+def act_planes(
+    kind: int, x: int, y: int, mask: int, mask_bytes: int, images: int, count: int,
+    gain: np.ndarray, shift: np.ndarray, high: float, least: float,
+) -> None:  # fmt: skip
+    """y = act(gain·x + shift), and the packed mask of (gain·x + shift ≥ least) if it has bytes.
+
+    Args:
+        kind: EXACT_HARDSWISH, HARDSWISH or CLAMP (to [0, high]).
+        x, y: addresses of (images, C, count) fp32; may be the same.
+        mask: address of mask_bytes = ceil(images·C·count/8) bytes, or of none.
+        gain, shift: (C,) fp32.
+    """
+    spare = np.empty(32 if mask_bytes else count // 8 + 32, np.uint8)
+    aside = np.int64(spare.ctypes.data)
+    channels, carry, done = gain.shape[0], np.int64(0), np.int64(0)
+    end = images * channels * count
+    for _ in range(images):
+        for c in range(channels):
+            # the last word may reach over the end of the mask: the last plane's last values go by `spare`
+            whole = count if done + count < end else max(count - 64, 0) & -STEP
+            words, fill = mask + ((done >> 5) << 2) if mask_bytes else aside, done & 31
+            carry = _act(kind, x, y, done, whole, gain[c], shift[c], high, least, words, carry, fill)
+            if whole < count:
+                fill = (done + whole) & 31
+                carry = _act(
+                    kind, x, y, done + whole, count - whole, gain[c], shift[c], high, least, aside, carry, fill
+                )  # fmt: skip
+                if mask_bytes:
+                    _finish(mask, mask_bytes, done + whole, count - whole, carry, spare)
+            done += count
+
+
+@njit(cache=True)
+def _act(
+    kind: int, x: int, y: int, first: int, count: int, gain: float, shift: float, high: float, least: float,
+    words: int, carry: int, fill: int,
+) -> int:  # fmt: skip
+    x, y = x + (first << 2), y + (first << 2)
+    if kind == HARDSWISH:
+        return _act_plane(HARDSWISH, x, y, count, gain, shift, high, least, words, carry, fill)
+    if kind == EXACT_HARDSWISH:
+        return _act_plane(EXACT_HARDSWISH, x, y, count, gain, shift, high, least, words, carry, fill)
+    return _act_plane(CLAMP, x, y, count, gain, shift, high, least, words, carry, fill)
+
+
+@njit(cache=True)
+def norm_act_planes(
+    kind: int, x: int, y: int, mask: int, mask_bytes: int, images: int, channels: int, count: int,
+    weight: int, bias: int, mean: int, var: int, eps: float, high: float, least: float,
+) -> None:  # fmt: skip
+    """`act_planes` of a norm with frozen statistics; weight, bias, mean and var are addresses of (C,) fp32."""
+    gain, shift = gains(channels, weight, var, eps), np.empty(channels, np.float32)
+    for c in range(channels):
+        shift[c] = _get(bias + 4 * c) - _get(mean + 4 * c) * gain[c]
+    act_planes(kind, x, y, mask, mask_bytes, images, count, gain, shift, high, least)
+
+
+@njit(cache=True)
+def _finish(mask: int, mask_bytes: int, done: int, count: int, carry: int, spare: np.ndarray) -> None:
+    """Bytes of the last plane: its whole words lie in `spare`, the last word is the carry."""
+    first, full = done // 32 * 4, (done % 32 + count) // 32 * 4
+    for k in range(4):
+        spare[full + k] = (carry >> (8 * k)) & 255
+    for k in range(first, mask_bytes):
+        _put(mask + k, spare[k - first])
+
+
+@intrinsic
+def _mask_plane(
+    typingctx: Any, g: Any, out: Any, mask: Any, mask_bytes: Any, first: Any, count: Any, gain: Any, sums: Any
+) -> Any:
+    """out = gain·g where the mask is set and 0 elsewhere, over a plane whose first bit is `first`.
+
+    Σ g there is added to the sixteen floats at `sums`. The mask has at least eight bytes: what would be read beyond
+    its end is read from its last eight.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        s = Simd(builder)
+        g_, out_, mask_, bytes_, first_, count_, gain_, sums_ = args
+        b = builder
+        gains, zero = s.splat(gain_), s.splat(0.0)
+        sums = [s.cell(s.load(sums_, "f32")), s.cell(zero)]
+        final = b.sub(bytes_, s.i64(8))
+
+        def bits(i: Any) -> Any:
+            bit = b.add(first_, i)
+            byte = b.lshr(bit, s.i64(3))
+            start = b.select(b.icmp_signed("<", byte, final), byte, final)
+            skip = b.sub(bit, b.shl(start, s.i64(3)))
+            word = b.load(b.inttoptr(b.add(mask_, start), ir.PointerType()), typ=_I64, align=1)
+            return b.lshr(word, skip)
+
+        def vector(word: Any, i: Any, lanes: Vec | None, cell: int) -> None:
+            kept = s.mask_from_bits(b.trunc(word, ir.IntType(16)))
+            passed = kept.where(_read(s, g_, i, lanes), zero)
+            _write(s, out_, i, lanes, passed * gains)
+            sums[cell].set(sums[cell].get() + passed)
+
+        def long_plane() -> None:
+            whole = b.and_(count_, s.i64(-STEP))
+            with s.loop(0, whole, STEP) as i:
+                word = bits(i)
+                vector(word, i, None, 0)
+                vector(b.lshr(word, s.i64(LANES)), b.add(i, s.i64(LANES)), None, 1)
+            rest = b.sub(count_, whole)
+            with b.if_then(b.icmp_signed(">", rest, s.i64(0))):
+                word = bits(whole)
+                vector(word, whole, _first(s, rest), 0)
+                with b.if_then(b.icmp_signed(">", rest, s.i64(LANES))):
+                    lanes = _first(s, b.sub(rest, s.i64(LANES)))
+                    vector(b.lshr(word, s.i64(LANES)), b.add(whole, s.i64(LANES)), lanes, 1)
+
+        def short_plane() -> None:
+            """49 values (7×7) and the like: one word of bits, three whole vectors and the rest."""
+            word = bits(s.i64(0))
+            for k in range(3):
+                vector(b.lshr(word, s.i64(LANES * k)), s.i64(LANES * k), None, k % 2)
+            lanes = _first(s, b.sub(count_, s.i64(3 * LANES)))
+            vector(b.lshr(word, s.i64(3 * LANES)), s.i64(3 * LANES), lanes, 1)
+
+        with b.if_else(_is_short(s, count_)) as (then, otherwise):
+            with then:
+                short_plane()
+            with otherwise:
+                long_plane()
+        s.store(sums_, sums[0].get() + sums[1].get())
+        return context.get_dummy_value()
+
+    ints = types.int64
+    return types.void(g, out, mask, ints, ints, ints, gain, ints), codegen
+
+
+@njit(cache=True)
+def mask_planes(
+    g: int, out: int, mask: int, mask_bytes: int, images: int, count: int, gain: np.ndarray, sums: int
+) -> None:
+    """out = gain·g where the packed mask is set, else 0; Σ g there of each channel to `sums`, fp32, unless it is 0.
+
+    Addresses of (images, C, count) fp32 and of mask_bytes ≥ 8 bytes; gain is (C,).
+    """
+    channels = gain.shape[0]
+    lanes = np.zeros((channels, LANES), np.float32)
+    running = np.int64(lanes.ctypes.data)
+    done = np.int64(0)
+    for _ in range(images):
+        for c in range(channels):
+            at = done << 2
+            _mask_plane(g + at, out + at, mask, mask_bytes, done, count, gain[c], running + 4 * LANES * c)
+            done += count
+    if sums:
+        for c in range(channels):
+            _put(sums + 4 * c, lanes[c].sum())
+
+
+@njit(cache=True)
+def mask_norm_planes(
+    g: int, out: int, mask: int, mask_bytes: int, images: int, channels: int, count: int,
+    weight: int, var: int, eps: float, sums: int,
+) -> None:  # fmt: skip
+    """`mask_planes` through a frozen norm; weight and var are addresses of (C,) fp32."""
+    mask_planes(g, out, mask, mask_bytes, images, count, gains(channels, weight, var, eps), sums)
+
+
+@intrinsic
+def _scale_plane(typingctx: Any, x: Any, y: Any, count: Any, gain: Any, sums: Any) -> Any:
+    """y = gain·x over a plane; Σ x is added to the sixteen floats at `sums`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        s = Simd(builder)
+        x_, y_, count_, gain_, sums_ = args
+        factor, total = s.splat(gain_), s.cell(s.load(sums_, "f32"))
+
+        def vector(i: Any, lanes: Vec | None) -> None:
+            value = _read(s, x_, i, lanes)
+            _write(s, y_, i, lanes, value * factor)
+            total.set(total.get() + value)
+
+        _plane(s, count_, vector)
+        s.store(sums_, total.get())
+        return context.get_dummy_value()
+
+    return types.void(x, y, types.int64, gain, types.int64), codegen
+
+
+@njit(cache=True)
+def scale_norm_planes(
+    g: int, out: int, images: int, channels: int, count: int, weight: int, var: int, eps: float, sums: int
+) -> None:
+    """out = γ/σ·g, and Σ g of each channel to `sums`: addresses of (images, channels, count) and of (C,) fp32."""
+    gain, lanes = gains(channels, weight, var, eps), np.zeros((channels, LANES), np.float32)
+    running = np.int64(lanes.ctypes.data)
+    at = np.int64(0)
+    for _ in range(images):
+        for c in range(channels):
+            _scale_plane(g + at, out + at, count, gain[c], running + 4 * LANES * c)
+            at += 4 * count
+    for c in range(channels):
+        _put(sums + 4 * c, lanes[c].sum())
+
+
+@intrinsic
+def _product_plane(typingctx: Any, g: Any, x: Any, out: Any, count: Any, gain: Any) -> Any:
+    """out = gain·g over a plane; returns Σ g·x."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        s = Simd(builder)
+        g_, x_, out_, count_, gain_ = args
+        gains, total = s.splat(gain_), s.cell(s.splat(0.0))
+
+        def vector(i: Any, lanes: Vec | None) -> None:
+            value = _read(s, g_, i, lanes)
+            _write(s, out_, i, lanes, value * gains)
+            total.set(s.fma(value, _read(s, x_, i, lanes), total.get()))
+
+        _plane(s, count_, vector)
+        return s.sum(total.get())
+
+    return types.float32(g, x, out, types.int64, gain), codegen
+
+
+@njit(cache=True)
+def scale_backward(g: int, x: int, out: int, planes: int, count: int, gain: np.ndarray, sums: np.ndarray) -> None:
+    """out = gain·g and sums = Σ g·x, both one a plane: gain and sums are (planes,) fp32."""
+    for p in range(planes):
+        at = 4 * p * count
+        sums[p] = _product_plane(g + at, x + at, out + at, count, gain[p])
+
+
+@intrinsic
+def _moments_plane(typingctx: Any, g: Any, x: Any, count: Any, pivot: Any, sums: Any) -> Any:
+    """Adds Σ d, Σ d², Σ g and Σ g·d with d = x − pivot over a plane to four vectors of sixteen floats at `sums`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        s = Simd(builder)
+        g_, x_, count_, pivot_, sums_ = args
+        pivots = s.splat(pivot_)
+        cells = [s.cell(s.load(sums_, "f32", LANES * k)) for k in range(4)]
+
+        def vector(i: Any, lanes: Vec | None) -> None:
+            d, value = _read(s, x_, i, lanes) - pivots, _read(s, g_, i, lanes)
+            if lanes is not None:
+                d = lanes.where(d, s.splat(0.0))
+            for cell, (a, b) in zip(cells, ((d, 1.0), (d, d), (value, 1.0), (value, d))):
+                cell.set(cell.get() + a if isinstance(b, float) else s.fma(a, b, cell.get()))
+
+        _plane(s, count_, vector)
+        for k, cell in enumerate(cells):
+            s.store(sums_, cell.get(), LANES * k)
+        return context.get_dummy_value()
+
+    return types.void(g, x, types.int64, pivot, types.int64), codegen
+
+
+@intrinsic
+def _combine_plane(typingctx: Any, g: Any, x: Any, out: Any, count: Any, a: Any, b: Any, c: Any) -> Any:
+    """out = a·g + b·x + c over a plane."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        s = Simd(builder)
+        g_, x_, out_, count_, *factors = args
+        fa, fb, fc = (s.splat(f) for f in factors)
+
+        def vector(i: Any, lanes: Vec | None) -> None:
+            value = s.fma(_read(s, g_, i, lanes), fa, s.fma(_read(s, x_, i, lanes), fb, fc))
+            _write(s, out_, i, lanes, value)
+
+        _plane(s, count_, vector)
+        return context.get_dummy_value()
+
+    return types.void(g, x, out, types.int64, a, b, c), codegen
+
+
+@njit(cache=True)
+def norm_backward(
+    g: int, x: int, out: int, images: int, channels: int, count: int, weight: np.ndarray, eps: float,
+    needs_input: bool, g_w: np.ndarray, g_b: np.ndarray,
+) -> None:  # fmt: skip
+    """Gradients of a norm with the statistics of its batch, which are computed again from x in the same pass as Σ g.
+
+    Addresses of (images, channels, count) fp32. Sums are taken around the channel's first value, in sixteen lanes of
+    fp32 a plane and fp64 across planes; weight, g_w and g_b are addresses of (channels,) fp32.
+    """
+    lanes = np.empty((4, 16), np.float32)
+    n = images * count
+    for c in range(channels):
+        pivot = _get(x + 4 * c * count)
+        moments = np.zeros(4)
+        for image in range(images):
+            at = 4 * (image * channels + c) * count
+            lanes[:] = 0
+            _moments_plane(g + at, x + at, count, pivot, np.int64(lanes.ctypes.data))
+            for k in range(4):
+                for lane in range(16):
+                    moments[k] += lanes[k, lane]
+        mean, total, product = moments[0] / n, moments[2], moments[3]
+        variance = max(moments[1] / n - mean * mean, 0.0)
+        inverse = 1.0 / np.sqrt(variance + eps)
+        z_sum = (product - mean * total) * inverse
+        _put(g_w + 4 * c, np.float32(z_sum))
+        _put(g_b + 4 * c, np.float32(total))
+        if needs_input:
+            a = _get(weight + 4 * c) * inverse
+            b = -a * z_sum * inverse / n
+            c0 = -a * total / n - b * (mean + pivot)
+            for image in range(images):
+                at = 4 * (image * channels + c) * count
+                _combine_plane(
+                    g + at, x + at, out + at, count, np.float32(a), np.float32(b), np.float32(c0)
+                )  # fmt: skip
