@@ -20,7 +20,7 @@ from .device import Device, Fit
 from .errors import CostmodelError
 from .opfit import fit_kappa, fit_kinds
 
-__all__ = ["Calibration", "calibrate", "refuse_if_busy"]
+__all__ = ["Calibration", "calibrate", "host_device", "refuse_if_busy"]
 
 Progress = Callable[[int, int, str], None]
 
@@ -84,7 +84,7 @@ def calibrate(
     Raises:
         CostmodelError: the machine is too busy, or has fewer cores than `threads`.
     """
-    from .host import detect, quick_peaks, with_peaks, write_host_profile
+    from .host import write_host_profile
     from .measure.micro import FLUSH_BYTES, measure_points
 
     if threads > (os.cpu_count() or 1):
@@ -94,9 +94,7 @@ def calibrate(
     points, seeds = _QUICK if quick else _FULL
     report = progress or (lambda *_: None)
     report(0, 100, "peaks and bandwidths")
-    detected = detect()
-    one = quick_peaks(detected, 1)
-    device = with_peaks(detected, one, quick_peaks(detected, detected.cores) if detected.cores > 1 else None)
+    device = _measured_peaks()
     path = _points_file(threads, dtype)
     if fresh:
         path.unlink(missing_ok=True)
@@ -125,6 +123,22 @@ def calibrate(
     written = write_host_profile(final)
     path.unlink(missing_ok=True)
     return Calibration(final, written, fit, nets)
+
+
+def host_device() -> Device:
+    """This machine: its calibrated profile if it has one, else what can be detected, with peaks measured now."""
+    from .device import devices, load_device
+
+    return load_device("host") if "host" in devices() else _measured_peaks()
+
+
+def _measured_peaks() -> Device:
+    """This machine as detected, with its peaks and bandwidths measured: seconds, no calibration."""
+    from .host import detect, quick_peaks, with_peaks
+
+    detected = detect()
+    one = quick_peaks(detected, 1)
+    return with_peaks(detected, one, quick_peaks(detected, detected.cores) if detected.cores > 1 else None)
 
 
 def cpu_name() -> str:

@@ -45,8 +45,7 @@ def calibrate(
         found = calibrate_host(threads=threads, dtype=dtype, quick=quick, force=force, fresh=fresh, progress=progress)
     f = found.fit
     print(f"{found.path}: {f.points:,} isolated ops in {len(f.kinds)} classes, {f.threads} thread(s), {f.dtype}")
-    print(
-        f"  held-out median error of an op {units.percent(f.error or 0.0)}, spread of its repeats {units.percent(f.noise or 0.0)}"
-    )
+    error, noise = units.percent(f.error or 0.0), units.percent(f.noise or 0.0)
+    print(f"  held-out median error of an op {error}, spread of its repeats {noise}")
     for name, predicted, measured in found.nets:
         print(f"  {name}: predicted {units.seconds(predicted)}, measured {units.seconds(measured)}")

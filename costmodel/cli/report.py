@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write into.")] = Path("reports"),
+    traces: Annotated[Path, typer.Option("--traces", help="Folder of saved traces to price.")] = Path("traces"),
+    runs: Annotated[Path, typer.Option("--runs", help="Folder of measured runs, a subfolder a device.")] = Path(
+        "traces/runs"
+    ),
+    device: Annotated[
+        list[str] | None, typer.Option("--device", "-d", help="Price the traces on these; as often as you like.")
+    ] = None,
+    family: Annotated[
+        list[str] | None, typer.Option("--family", help="Fronts of these families, from results that are kept.")
+    ] = None,
+) -> None:
+    """Write one HTML page: saved traces priced on devices, saved runs against predictions, fronts, every source.
+
+    Nothing is measured or trained: what the page shows is in --traces, --runs and the kept task results.
+    """
+    from ..device import load_device
+    from ..errors import CostmodelError
+    from ..report import render, report_of
+    from ..tasks.collect import fronts_of_results, priced_traces, validated_runs
+    from ._progress import bar
+
+    devices = [load_device(name) for name in device or ("raspberry-pi-4b", "jetson-orin-nano-8g")]
+    with bar("report") as progress:
+        progress(0, 3, "traces")
+        estimates = priced_traces(traces, devices)
+        progress(1, 3, "runs")
+        validation = validated_runs(runs)
+        progress(2, 3, "fronts")
+        fronts = fronts_of_results(family, devices)
+    if not (estimates or validation or fronts):
+        raise CostmodelError(f"nothing to report: no traces in {traces}, no runs in {runs}, no task results")
+    parts = [*estimates, *([validation] if validation else []), *fronts]
+    page = render(
+        report_of(parts), "html", output / "index.html", title="costmodel: what it costs, and how sure we are"
+    )
+    print(f"wrote {page}")

@@ -1,0 +1,60 @@
+"""What is kept, put together for a report: traces priced, runs held against predictions, fronts of task results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..device import Device, devices, load_device
+from ..errors import CostmodelError
+from ..estimate import Estimate, estimate
+from ..graph import load
+from ..measure.rebuild import estimate_of_run
+from ..pareto import Front, pareto
+from ..runs import read_runs
+from ..validate import Validation, validate
+from . import families
+from .points import family_points
+from .result import committed
+
+__all__ = ["fronts_of_results", "priced_traces", "validated_runs"]
+
+
+def priced_traces(folder: Path, targets: Sequence[Device]) -> list[Estimate]:
+    """Every trace in `folder`, on every device, with all of the device's cores where it is a CPU."""
+    return [
+        estimate(graph, device, threads=min(4, device.cores))
+        for graph in map(load, sorted(folder.glob("*.json.gz")))
+        for device in targets
+    ]
+
+
+def validated_runs(folder: Path) -> Validation | None:
+    """The runs kept in ``folder/<device>/*.csv``, each against what its device's profile says now."""
+    estimates, runs, skipped = [], [], {}
+    for path in sorted(folder.glob("*/*.csv")):
+        if path.parent.name not in devices():
+            skipped[str(path)] = f"no profile is named {path.parent.name}"
+            continue
+        device = load_device(path.parent.name)
+        read = read_runs(path)
+        skipped.update(read.skipped)
+        for run in read.runs:
+            try:
+                estimates.append(estimate_of_run(run, device, "torch-eager"))
+                runs.append(run)
+            except CostmodelError as error:
+                skipped[run.name] = str(error)
+    return validate(estimates, runs, skipped) if runs else None
+
+
+def fronts_of_results(names: Sequence[str] | None, targets: Sequence[Device]) -> list[Front]:
+    """Latency and memory fronts of each family that has kept results; nothing is trained."""
+    fronts: list[Front] = []
+    for name in names or families():
+        if not committed(name):
+            continue
+        points, _ = family_points(name, targets, measure_on=None)
+        for axis in ("latency_s", "peak_live_bytes"):
+            fronts += pareto(points, axis=axis).values()
+    return fronts
