@@ -135,7 +135,7 @@ def front_figure(front: Front) -> Figure:
     data += _measured_traces(front, factor)
     for i, method in enumerate(dict.fromkeys(base_method(p.method) for p in points)):
         own = [k for k, p in enumerate(points) if base_method(p.method) == method]
-        data.append(_front_trace(front, own, factor, method, f"c{i % 8}"))
+        data += [_legend_entry(method, f"c{i % 8}"), _front_trace(front, own, factor, method, f"c{i % 8}")]
     if front.within_budget is not None:
         best = points[front.within_budget]
         data.append(
@@ -165,6 +165,14 @@ def _cost_ticks(front: Front, factor: float) -> Figure:
     return log_ticks(min(costs), max(costs)) if costs else {"type": "log"}
 
 
+def _legend_entry(method: str, colour: str) -> Figure:
+    """A disc in the colour of a method: a legend would take the symbol of its first point, which may be a beaten one."""
+    return {
+        "type": "scatter", "mode": "markers", "name": escape(method), "x": [None], "y": [None], "legendgroup": method,
+        "marker": {"symbol": "circle", "size": 10, "color": paint(colour)},
+    }  # fmt: skip
+
+
 def _front_trace(front: Front, own: Sequence[int], factor: float, method: str, colour: str) -> Figure:
     points = [front.points[k] for k in own]
     sure, optimal = [front.sure[k] for k in own], [front.optimal[k] for k in own]
@@ -172,6 +180,8 @@ def _front_trace(front: Front, own: Sequence[int], factor: float, method: str, c
         "type": "scatter",
         "mode": "markers",
         "name": escape(method),
+        "legendgroup": method,
+        "showlegend": False,
         "x": shorts(p.costs[front.axis].point / factor for p in points),
         "y": shorts(p.accuracy for p in points),
         "error_x": error_bar([p.costs[front.axis] for p in points], factor, colour),

@@ -61,7 +61,7 @@ def _roofs(
     for peak in peaks:
         lines.append(ruled([peak.rate / steepest, right], [peak.rate, peak.rate], peak.name, paint("muted")))
         annotations.append(
-            label(right, peak.rate, f"{peak.name} {units.flops(peak.rate)}/s", "right", "bottom", log=True)
+            label(0.8 * right, peak.rate, f"{peak.name} {units.flops(peak.rate)}/s", "right", "bottom", log=True)
         )
     for i, roof in enumerate(sorted(bandwidths, key=lambda b: b.rate)):
         dash = ("solid", "dash", "dot")[min(i, 2)]

@@ -53,7 +53,7 @@ def _table(table: Table, heading: str, seen: dict[str, int]) -> str:
     note = f" {table.note}" if table.note else ""
     lines = [
         "\\begin{table}",
-        "  \\centering",
+        "  \\centering\\small\\setlength{\\tabcolsep}{4pt}",
         f"  \\caption{{{tex(caption)}.{tex(note)}}}",
         f"  \\label{{tab:costmodel-{label}}}",
         f"  \\begin{{tabular}}{{{''.join(_columns(table))}}}",
