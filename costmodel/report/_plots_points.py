@@ -166,7 +166,7 @@ def _cost_ticks(front: Front, factor: float) -> Figure:
 
 
 def _legend_entry(method: str, colour: str) -> Figure:
-    """A disc in the colour of a method: a legend would take the symbol of its first point, which may be a beaten one."""
+    """A disc in the colour of a method: a legend would take the symbol of its first point, perhaps a beaten one."""
     return {
         "type": "scatter", "mode": "markers", "name": escape(method), "x": [None], "y": [None], "legendgroup": method,
         "marker": {"symbol": "circle", "size": 10, "color": paint(colour)},
