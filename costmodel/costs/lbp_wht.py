@@ -155,7 +155,7 @@ def backward_blocks(
     read; a block of ĝ stands in front of it. Where rT ≥ n there is no such room and both are allocated.
 
     >>> backward_blocks(8, (14, 14), 0, 8, 3, "zero", 384, 1536, True)
-    Blocks(channels=848, inside=True, spilled=0, workspace=0)
+    Blocks(channels=1536, inside=True, spilled=0, workspace=0)
     >>> backward_blocks(8, (7, 7), 1, 8, 64, "zero", 384, 1536, True)  # rank 64 > 49 tokens
     Blocks(channels=384, inside=False, spilled=8, workspace=399360)
     """
