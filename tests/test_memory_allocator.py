@@ -94,7 +94,12 @@ def test_caching_allocator_is_its_twin(case: tuple[I8, I8], expandable: bool, ca
 
 
 @settings(deadline=None, max_examples=150)
-@given(requests(), st.sampled_from([MALLOC, PINNED_MALLOC, Malloc(dynamic=False), Malloc(mmap_threshold=MIB)]))
+@given(
+    requests(),
+    st.sampled_from(
+        [MALLOC, PINNED_MALLOC, Malloc(dynamic=False), Malloc(mmap_threshold=MIB), Malloc(pin_every=3, pin_phase=1)]
+    ),
+)
 def test_glibc_is_its_twin(case: tuple[I8, I8], rules: Malloc) -> None:
     event, size = case
     got = glibc_malloc(event, size, rules)

@@ -11,6 +11,7 @@ from costmodel.core.memory import live_bytes
 from costmodel.errors import CostmodelError
 from costmodel.lower import lower
 from costmodel.measure.memory import held_bytes, measure_live, measure_live_peak
+from costmodel.methods import apply_method
 from costmodel.models.step import make_step
 
 
@@ -95,3 +96,23 @@ def test_storages_are_counted_once() -> None:
 def test_settings_that_mean_nothing(options: dict[str, object], message: str) -> None:
     with pytest.raises(CostmodelError, match=message):
         make_step(mlp(), torch.randn(4, 256), **options)  # type: ignore[arg-type]
+
+
+def test_checkpointing_trades_memory_for_the_same_gradients() -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(*(nn.Sequential(nn.Linear(256, 256), nn.GELU(), nn.Linear(256, 256)) for _ in range(8)))
+    x = torch.randn(512, 256)
+    saving = apply_method("checkpoint", plain, x)
+    before, after = (measure_live(make_step(m, x, mode="train")) for m in (plain, saving))
+    assert after.peak < 0.7 * before.peak
+    assert predicted(saving, x, mode="train") == pytest.approx(after.peak, rel=1e-4)
+    for model in (plain, saving):
+        model.zero_grad()
+        model(x).square().sum().backward()
+    for a, b in zip(plain.parameters(), saving.parameters()):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_nothing_to_checkpoint() -> None:
+    with pytest.raises(CostmodelError, match="no sequence of blocks"):
+        apply_method("checkpoint", nn.Linear(2, 2), torch.ones(1, 2))

@@ -95,6 +95,10 @@ class Malloc(NamedTuple):
         trim_threshold: a top of at least this is given back, down to `top_pad`.
         top_pad: taken from the system beyond a request.
         alignment: of every block; torch asks `posix_memalign` for 64.
+        pin_every: aligning leaves a chunk below 128 bytes in front of nearly every block. In a process that also
+            allocates small objects, some take such a chunk and outlive the blocks, which then cannot merge: one
+            chunk in `pin_every`; 0 is none.
+        pin_phase: from the how manieth on.
     """
 
     mmap_threshold: int = 128 << 10
@@ -103,6 +107,8 @@ class Malloc(NamedTuple):
     trim_threshold: int = 128 << 10
     top_pad: int = 128 << 10
     alignment: int = 64
+    pin_every: int = 0
+    pin_phase: int = 0
 
 
 MALLOC = Malloc()
@@ -239,9 +245,9 @@ def _return_segments(block: I8, free: I4, number: I8) -> int:
     return given
 
 
-# Columns of glibc's state: start and end of the top chunk (the end is that of the heap), the chunk below it, the end of
-# what was ever written, and the trim threshold.
-_TOP, _END, _LAST, _TOUCHED, _TRIM = range(5)
+# Entries of glibc's state: start and end of the top chunk (the end is that of the heap), the chunk below it, the end of
+# what was ever written, the trim threshold, and how many chunks alignment left.
+_TOP, _END, _LAST, _TOUCHED, _TRIM, _LEADS = range(6)
 
 
 @njit(cache=True)
@@ -263,7 +269,7 @@ def glibc_malloc(event: I8, size: I8, rules: Malloc) -> Held:
     e = event.shape[0]
     # no request is shorter than its least chunk and the room to align in
     block, free, number = new_blocks(4 * e + 4, 32 + rules.alignment + 48)
-    state = np.array([0, 0, NONE, 0, rules.trim_threshold])
+    state = np.array([0, 0, NONE, 0, rules.trim_threshold, rules.pin_phase])
     mapped, mapped_resident, next_map = np.int64(0), np.int64(0), np.int64(1) << 46
     mmap_threshold = rules.mmap_threshold
     row_of, where = np.full(size.shape[0], NONE), np.full(size.shape[0], NONE)
@@ -292,7 +298,7 @@ def glibc_malloc(event: I8, size: I8, rules: Malloc) -> Held:
                 mapped_resident += _round_up(size[b], PAGE)
             else:
                 if s != NONE:
-                    s = _cut_free(block, free, number, s, chunk, need, rules.alignment)
+                    s = _cut_free(block, free, number, state, s, chunk, need, rules)
                 else:
                     s = _cut_top(block, number, state, chunk, need, rules)
                 row_of[b] = s
@@ -311,14 +317,21 @@ def _lead(address: int, alignment: int) -> int:
 
 
 @njit(cache=True, inline="always")
-def _cut_free(block: I8, free: I4, number: I8, s: int, chunk: int, need: int, alignment: int) -> int:
+def _lead_is_free(state: I8, rules: Malloc) -> int:
+    """Whether the chunk that alignment leaves stays free: 1, or 0 if a small object takes it."""
+    state[_LEADS] += 1
+    return 0 if rules.pin_every > 0 and state[_LEADS] % rules.pin_every == 0 else 1
+
+
+@njit(cache=True, inline="always")
+def _cut_free(block: I8, free: I4, number: I8, state: I8, s: int, chunk: int, need: int, rules: Malloc) -> int:
     """Cut `chunk` bytes, aligned, out of a picked chunk; what is before and behind them is free again.
 
     Neither neighbour of the picked chunk is free, so nothing merges; what is before is too short to be picked.
     """
-    lead = _lead(block[s, ADDRESS], alignment)
+    lead = _lead(block[s, ADDRESS], rules.alignment)
     if lead > 0:
-        block[s, IS_FREE] = 1
+        block[s, IS_FREE] = _lead_is_free(state, rules)
         s = split(block, number, s, lead)
     whole = block[s, LENGTH]
     keep = chunk
@@ -341,7 +354,7 @@ def _cut_top(block: I8, number: I8, state: I8, chunk: int, need: int, rules: Mal
     lead = _lead(state[_TOP], rules.alignment)
     if lead > 0:
         first = make_block(block, number, state[_TOP], lead, state[_LAST], NONE)
-        block[first, IS_FREE] = 1
+        block[first, IS_FREE] = _lead_is_free(state, rules)
         state[_LAST] = first
     keep = chunk if need - lead - chunk > 32 else need - lead
     s = make_block(block, number, state[_TOP] + lead, keep, state[_LAST], NONE)

@@ -105,6 +105,8 @@ class Glibc:
     trim_threshold: int = 128 << 10
     top_pad: int = 128 << 10
     alignment: int = 64
+    pin_every: int = 0
+    leads: int = 0
     chunks: list[Block] = field(default_factory=list)
     heap: int = 0
     touched: int = 0
@@ -151,7 +153,9 @@ class Glibc:
             lead = Block(taken.address, start - taken.address, free=False)
             self.chunks.insert(self._index(taken), lead)
             taken.address, taken.size = start, taken.size - lead.size
-            self._release(lead)
+            self.leads += 1
+            if not self.pin_every or self.leads % self.pin_every:
+                self._release(lead)
         if taken.size > chunk + 32:
             rest = Block(taken.address + chunk, taken.size - chunk, free=False)
             self.chunks.insert(self._index(taken) + 1, rest)
