@@ -24,7 +24,7 @@ from ..validate import Case, Validation
 from ._of_estimate import name_of
 from ._of_validation import form_of, title_of
 from ._plotly import BOUND_COLOURS, ROLE_COLOURS, axis_unit
-from ._plots_points import base_method
+from ._plots_points import base_method, methods_of
 from ._series import OpPoint, roofline, timeline
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def front_panel(axes: Axes, front: Front) -> None:
         [costs[i].point / factor for i in optimal], [points[i].accuracy for i in optimal], where="post", color=_MUTED,
         linewidth=1,
     )  # fmt: skip
-    for k, method in enumerate(dict.fromkeys(base_method(p.method) for p in points)):
+    for k, method in enumerate(methods_of(front)):
         colour = _colour(f"c{k}")
         for i, p in enumerate(points):
             if base_method(p.method) != method:

@@ -135,7 +135,8 @@ def _bar(at_peak: dict[str, int]) -> str:
 
 def _details(table: Table, opened: bool = False) -> str:
     heads = "".join(
-        f'<th style="text-align:{"right" if c.numeric else "left"}">{escape(c.title)}</th>' for c in table.columns
+        f'<th style="padding:2px 8px;text-align:{"right" if c.numeric else "left"}">{escape(c.title)}</th>'
+        for c in table.columns
     )
     body = "".join(f"<tr>{_cells(row, table)}</tr>" for row in table.rows)
     foot = f"<tfoot><tr>{_cells(table.total, table, bold=True)}</tr></tfoot>" if table.total else ""
@@ -150,6 +151,6 @@ def _details(table: Table, opened: bool = False) -> str:
 def _cells(row: tuple[Cell, ...], table: Table, bold: bool = False) -> str:
     weight = ";font-weight:600" if bold else ""
     return "".join(
-        f'<td style="text-align:{"right" if c.numeric else "left"}{weight}">{escape(v.text)}</td>'
+        f'<td style="padding:2px 8px;text-align:{"right" if c.numeric else "left"}{weight}">{escape(v.text)}</td>'
         for c, v in zip(table.columns, row)
     )

@@ -28,7 +28,7 @@ from ._plotly import (
     shorts,
 )
 
-__all__ = ["agreement_figure", "base_method", "front_figure"]
+__all__ = ["agreement_figure", "base_method", "front_figure", "methods_of"]
 
 
 def agreement_figure(validation: Validation, quantity: str) -> Figure:
@@ -133,7 +133,7 @@ def front_figure(front: Front) -> Figure:
         )
     ]  # fmt: skip
     data += _measured_traces(front, factor)
-    for i, method in enumerate(dict.fromkeys(base_method(p.method) for p in points)):
+    for i, method in enumerate(methods_of(front)):
         own = [k for k, p in enumerate(points) if base_method(p.method) == method]
         data += [_legend_entry(method, f"c{i % 8}"), _front_trace(front, own, factor, method, f"c{i % 8}")]
     if front.within_budget is not None:
@@ -163,6 +163,11 @@ def front_figure(front: Front) -> Figure:
 def _cost_ticks(front: Front, factor: float) -> Figure:
     costs = [v / factor for p in front.points for v in (p.costs[front.axis].low, p.costs[front.axis].high) if v > 0]
     return log_ticks(min(costs), max(costs)) if costs else {"type": "log"}
+
+
+def methods_of(front: Front) -> list[str]:
+    """Methods of a front by name: in one order whatever the device, so that a method keeps its colour."""
+    return sorted({base_method(p.method) for p in front.points})
 
 
 def _legend_entry(method: str, colour: str) -> Figure:
