@@ -230,6 +230,17 @@ def test_summary_is_mean_and_standard_error() -> None:
     assert math.isnan(one.stderr)
 
 
+def test_paired_differences_drop_what_seeds_share() -> None:
+    runs = [
+        a_result(arm=arm, seed=s, value=s + more) for arm, more in (("fp32", 0.0), ("int8", 0.25)) for s in (0, 1, 2)
+    ]
+    runs.append(a_result(arm="int8", seed=9, value=50.0))
+    base, other = result.paired(runs, "fp32")
+    assert (base.mean, base.stderr) == (0.0, 0.0)
+    assert (other.mean, other.stderr, other.seeds) == (0.25, 0.0, 3)
+    assert result.summary(runs[:6])[1].stderr > 0.5
+
+
 def test_shipped_results_are_whole() -> None:
     """What reports/ shows: every point of a committed grid, with its data, seed by seed."""
     for file in sorted(result._COMMITTED.glob("*.json")):

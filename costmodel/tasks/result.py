@@ -28,6 +28,7 @@ __all__ = [
     "cached_json",
     "committed",
     "key_of",
+    "paired",
     "publish",
     "summary",
 ]
@@ -164,6 +165,17 @@ def summary(results: Iterable[TaskResult]) -> list[Summary]:
         spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n) if n > 1 else math.nan
         points.append(Summary(arm, runs[0].metric, mean, spread, n, runs[0].higher_is_better))
     return points
+
+
+def paired(results: Iterable[TaskResult], baseline: str) -> list[Summary]:
+    """As `summary`, of each run's difference from the baseline arm's run with the same seed.
+
+    Seeds that the baseline has not run are left out. The spread between seeds that all arms share (another language
+    model each) drops out, so that differences much smaller than it are seen.
+    """
+    runs = list(results)
+    base = {run.seed: run.value for run in runs if run.arm == baseline}
+    return summary(replace(run, value=run.value - base[run.seed]) for run in runs if run.seed in base)
 
 
 @lru_cache(maxsize=1)
