@@ -22,7 +22,7 @@ from ..quamba.rotation import fold_rotation
 from .gptq import gptq_int4
 from .search import search_blocks
 
-__all__ = ["apply", "load", "save"]
+__all__ = ["apply", "load", "make_recipe", "save"]
 
 Bits = Literal["w8a8", "w4a8", "w4a16", "w4ax"]
 CLUSTERS = (4, 4)  # head groups by channel groups in each SSD group
@@ -68,7 +68,8 @@ def apply(
     config: Any = getattr(model, "config", None)
     if getattr(config, "model_type", "") not in ("mamba", "mamba2"):
         raise CostmodelError(f"quamba2 quantizes Mamba and Mamba-2 of transformers, not {type(model).__name__}")
-    recipe = _recipe(config, bits, group, state, rotate, cluster, wide_share)
+    layers, is_mamba2 = config.num_hidden_layers, config.model_type == "mamba2"
+    recipe = make_recipe(layers, is_mamba2, bits, group, state, rotate, cluster, wide_share)
     quantized = empty(model, recipe)
     if is_abstract(model):
         return quantized
@@ -83,28 +84,32 @@ def apply(
     return _mixed(model, job, recipe, wide_share, population, generations, seed)
 
 
-def _recipe(config: Any, bits: Bits, group: int, state: str, rotate: bool, cluster: bool, wide_share: float) -> Recipe:
+def make_recipe(
+    layers: int,
+    is_mamba2: bool,
+    bits: Bits,
+    group: int = 128,
+    state: str = "auto",
+    rotate: bool = True,
+    cluster: bool = True,
+    wide_share: float = 0.25,
+) -> Recipe:
+    """The recipe of a number of bits; arguments as in `apply`."""
     if not 0 <= wide_share <= 1:
         raise CostmodelError(f"wide_share={wide_share}: give a share of the blocks, 0 to 1")
-    layers = config.num_hidden_layers
-    mamba1_runs = (1, CLUSTERS[1])
-    clusters = (CLUSTERS if config.model_type == "mamba2" else mamba1_runs) if cluster else (1, 1)
+    runs = CLUSTERS if is_mamba2 else (1, CLUSTERS[1])
     narrow = BlockRecipe(
-        weight_bits=8 if bits == "w8a8" else 4, rotate=rotate, group=group, folded=rotate, clusters=clusters,
+        weight_bits=8 if bits == "w8a8" else 4, rotate=rotate, group=group, folded=rotate,
+        clusters=runs if cluster else (1, 1),
         state="int8" if state == "auto" else state,  # type: ignore[arg-type]  # one of State's values
     )  # fmt: skip
     wide = replace(narrow, wide=True, clusters=(1, 1), state="float16" if state == "auto" else narrow.state)
-    if wide.state == "int8":
-        raise_for_wide = bits in ("w4a16", "w4ax")
-        if raise_for_wide:
-            raise CostmodelError("16-bit activations keep their state in float16 or float32: state=int8 needs a8")
-    if bits == "w4ax":
-        count = round(wide_share * layers)
-        chosen = tuple(wide if i < count else narrow for i in range(layers))
-    else:
-        chosen = (wide if bits == "w4a16" else narrow,) * layers
+    if wide.state == "int8" and bits in ("w4a16", "w4ax"):
+        raise CostmodelError("16-bit activations keep their state in float16 or float32: state=int8 needs a8")
+    count = {"w4a16": layers, "w4ax": round(wide_share * layers)}.get(bits, 0)
     ends = 8 if bits == "w8a8" else 4
-    return Recipe("quamba2", chosen, embedding_bits=ends, head_bits=ends, head_wide=bits == "w4a16")
+    blocks = tuple(wide if i < count else narrow for i in range(layers))
+    return Recipe("quamba2", blocks, embedding_bits=ends, head_bits=ends, head_wide=bits == "w4a16")
 
 
 class _Job:
