@@ -39,6 +39,7 @@ class Geometry(NamedTuple):
     stride: tuple[int, ...]
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
+    output_padding: tuple[int, ...]
     transposed: bool
     dtype: str
     itemsize: int
@@ -113,15 +114,14 @@ def geometry(op: OpSpec) -> Geometry:
     dims = len(w.shape) - 2
     unbatched = len(x.shape) == dims + 1
     transposed = bool(op.attr("transposed", "transpose" in op.name))
-    stride, padding, dilation = (
-        _tuple(op.attr(key), dims, default) for key, default in (("stride", 1), ("padding", 0), ("dilation", 1))
-    )
+    defaults = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0}
+    stride, padding, dilation, extra = (_tuple(op.attr(key), dims, value) for key, value in defaults.items())
     if op.attr("padding") == "same":
         padding = tuple(d * (k - 1) // 2 for d, k in zip(dilation, w.shape[2:]))
-    spatial = [tuple(x.shape[-dims:]), tuple(y.shape[-dims:]), tuple(w.shape[2:]), stride, padding, dilation]
+    spatial = [tuple(x.shape[-dims:]), tuple(y.shape[-dims:]), tuple(w.shape[2:]), stride, padding, dilation, extra]
     if dims == 1:
-        spatial = [(flat, *sizes) for flat, sizes in zip((1, 1, 1, 1, 0, 1), spatial)]
-    inside, outside, kernel, stride, padding, dilation = spatial
+        spatial = [(flat, *sizes) for flat, sizes in zip((1, 1, 1, 1, 0, 1, 0), spatial)]
+    inside, outside, kernel, stride, padding, dilation, extra = spatial
     return Geometry(
         batch=1 if unbatched else x.shape[0],
         ci=x.shape[-dims - 1],
@@ -133,6 +133,7 @@ def geometry(op: OpSpec) -> Geometry:
         stride=stride,
         padding=padding,
         dilation=dilation,
+        output_padding=extra,
         transposed=transposed,
         dtype=x.dtype,
         itemsize=x.itemsize,
@@ -143,8 +144,8 @@ def geometry(op: OpSpec) -> Geometry:
 def backend(g: Geometry) -> str:
     """Which library ATen sends a convolution to on an x86 CPU: the rule of `ConvParams::use_mkldnn`, then the shape.
 
-    oneDNN takes float32 and bfloat16, unless the map is one small image, or the kernel is 1×1 with stride 1, fewer
-    than 16 images and one thread, where a plain GEMM is faster.
+    oneDNN takes float32 and bfloat16, unless the map is one small image, the kernel is 1×1 with stride 1, fewer
+    than 16 images and one thread, where a plain GEMM is faster, or a transposed one is padded by a whole stride.
 
     >>> from .spec import op
     >>> small = op("aten::convolution", [(8, 16, 28, 28), (32, 16, 1, 1)], [(8, 32, 28, 28)])
@@ -156,7 +157,9 @@ def backend(g: Geometry) -> str:
     last = g.kernel[-2:]
     plain = not g.strided and not g.dilated and g.batch < BLOCK and last == (1, 1) and g.threads == 1
     worth = g.groups > 1 or min(last) > 3 or g.batch > 1 or prod((g.batch, g.ci, *g.inside)[:4]) > MKLDNN_ELEMENTS
-    if g.dtype in ("bfloat16", "float16") or (g.dtype == "float32" and not plain and worth):
+    widened = g.transposed and any(e >= s for e, s in zip(g.output_padding, g.stride))
+    narrow = g.dtype in ("bfloat16", "float16")
+    if not widened and (narrow or (g.dtype == "float32" and not plain and worth)):
         return "MkldnnTranspose" if g.transposed else "Mkldnn"
     dims = f"{len(g.kernel)}d"
     if g.transposed:

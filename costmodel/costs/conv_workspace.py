@@ -67,7 +67,7 @@ def forward_workspace(op: OpSpec, g: Geometry, backend: str) -> int:
         return unfolded(g) * whole + (0 if channels_last(x) else copy_bytes(x))
     if _by_position(x, w) and not g.transposed:
         copies = (0 if channels_last(x) else x.numel * x.itemsize) + (0 if channels_last(w) else weight)
-        return copies + weight + (0 if g.depthwise else BRGEMM_SCRATCH)
+        return copies + forward(g).weights + (0 if g.depthwise else BRGEMM_SCRATCH)
     copies = copy_bytes(x) + copy_bytes(w)
     if g.transposed:
         run = backward_data(_swapped(g))
@@ -91,9 +91,9 @@ def backward_workspace(op: OpSpec, g: Geometry, backend: str, to_x: bool, to_w: 
     gy, x, w = op.inputs[:3]
     map_bytes, weight, _ = _sizes(g)
     grad_x, grad_w = map_bytes * to_x, weight * to_w
-    both = all(map(_by_position, (gy, x)))
     if not backend.startswith("Mkldnn"):
-        copies = 0 if both else copy_bytes(gy) + copy_bytes(x)
+        alike = channels_last if _by_position(x) else TensorSpec.contiguous.fget  # type: ignore[attr-defined]
+        copies = sum(t.numel * t.itemsize for t in (gy, x) if not alike(t))
         return copies + _plain_backward(g, backend, to_x, to_w)
     if _by_position(x, w) and not g.transposed:
         return _channels_last_backward(g, gy, x, w, to_x, to_w)
