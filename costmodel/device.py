@@ -21,8 +21,15 @@ __all__ = [
 
 SCHEMA = 1
 Unit = Literal["fp32", "fp64", "bf16", "fp16", "int8", "int4"]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# Bounds that no device meets: what is inside them can be multiplied and divided without running over.
+_MOST, _LEAST = 1e18, 1e-18
+Positive = Annotated[float, Field(ge=_LEAST, le=_MOST)]
+NonNegative = Annotated[float, Field(ge=0, le=_MOST)]
+# Numbers that may be zero, by key or by the table that they are in; by the others something is divided.
+_MAY_BE_ZERO = frozenset(
+    ["overhead_s", "issue_s", "sample_s", "reserved_bytes", "context_bytes", "rss_bytes", "idle_w", "flop_j", "byte_j"]
+    + ["serial"]
+)
 
 
 class _Strict(BaseModel):
@@ -112,8 +119,8 @@ class KindFit(_Strict):
 class Interval(_Strict):
     """Quantiles of ln(measured / predicted) by which a prediction is widened, and what they rest on."""
 
-    low: Annotated[float, Field(le=0, allow_inf_nan=False)]
-    high: NonNegative
+    low: Annotated[float, Field(ge=-20, le=0)]
+    high: Annotated[float, Field(ge=0, le=20)]
     coverage: Annotated[float, Field(gt=0, lt=1)] = 0.9
     cases: int = Field(ge=0)
     kind: Literal["measured", "fitted", "guess"]
@@ -313,7 +320,22 @@ def _read(path: Path) -> Device:
                 f"{number.source!r} is not in [sources] (there are {', '.join(device.sources) or 'none'}); "
                 "every device number needs a source",
             )
+        problem = _impossible(place, number.value)
+        if problem:
+            raise FileError(path, f"{place}.value", f"{problem} (given {number.value:g})")
     return device
+
+
+def _impossible(place: str, value: float) -> str:
+    """Why a number cannot be what its place says; empty if it can."""
+    table, _, key = place.rpartition(".")
+    if key == "cores" and (value < 1 or value != int(value)):
+        return "cores are a whole number, at least 1"
+    if table.endswith(".serial") and value > 1:
+        return "a share is at most 1"
+    if value < _LEAST and not (value == 0 and _MAY_BE_ZERO & {key, table.rpartition(".")[2]}):
+        return "must be above 0"
+    return ""
 
 
 def _toml(path: Path) -> dict[str, Any]:
@@ -386,7 +408,9 @@ def _inherit_cores(path: Path, document: dict[str, Any]) -> None:
 
 def _caches_laid_over(shared: Any, own: Any) -> Any:
     """A board's cache levels over those of its core, level by level: most boards differ only in the size of L2."""
-    if not (isinstance(shared, list) and isinstance(own, list) and all(isinstance(c, dict) for c in shared + own)):
+    if not (isinstance(shared, list) and isinstance(own, list)):
+        return own
+    if not all(isinstance(c, dict) and isinstance(c.get("level"), int) for c in shared + own):
         return own
     levels = {entry.get("level"): entry for entry in shared}
     for entry in own:
@@ -396,15 +420,15 @@ def _caches_laid_over(shared: Any, own: Any) -> Any:
 
 def _rates_of_caches(cluster: dict[str, Any]) -> None:
     """Turn ``read_bytes_per_cycle`` of a cache (what a core's file knows) into bytes a second at the board's clock."""
-    clock = cluster.get("clock_hz")
-    for entry in cluster.get("cache", []):
+    clock, caches = cluster.get("clock_hz"), cluster.get("cache")
+    for entry in caches if isinstance(caches, list) else ():
         for way in ("read", "write"):
             number = entry.get(f"{way}_bytes_per_cycle") if isinstance(entry, dict) else None
             if not (isinstance(number, dict) and isinstance(clock, dict)):
                 continue  # the schema names what is wrong with it
             del entry[f"{way}_bytes_per_cycle"]
             try:
-                rate = number | {"value": number["value"] * clock["value"]}
-            except (KeyError, TypeError):
+                rate = number | {"value": float(number["value"]) * float(clock["value"])}
+            except (KeyError, TypeError, ValueError, OverflowError):
                 rate = number
             entry.setdefault(f"{way}_bytes_per_s", rate)
