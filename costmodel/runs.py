@@ -143,20 +143,29 @@ class Runs:
     skipped: Mapping[str, str] = field(default_factory=dict)
 
 
-def runtime_for(device: Device, framework: str) -> str:
+def runtime_for(device: Device, framework: str, accel: str = "") -> str:
     """The runtime of `device` that a file's `framework` means: its name, or the first whose patterns match.
+
+    Args:
+        device: whose runtimes.
+        framework: as in the file's column.
+        accel: ``cpu`` or ``gpu`` where the file says what it ran on; a runtime of the other kind does not match.
 
     Raises:
         UnknownName: none does; lists the runtimes with their patterns.
     """
-    wanted = framework.strip().lower()
-    if wanted in device.runtime:
+    wanted, engine = framework.strip().lower(), accel.strip().lower()
+    allowed = {
+        n: r for n, r in device.runtime.items() if engine in ("", r.engine) or engine not in ("cpu", "gpu", "npu")
+    }
+    if wanted in allowed:
         return wanted
-    for name, runtime in device.runtime.items():
+    for name, runtime in allowed.items():
         if any(fnmatchcase(wanted, pattern.lower()) for pattern in runtime.frameworks):
             return name
-    patterns = {f"{n} ({', '.join(r.frameworks)})" if r.frameworks else n for n, r in device.runtime.items()}
-    raise UnknownName(f"framework of {device.name}", framework, patterns, "(or pass --runtime)")
+    patterns = {f"{n} ({', '.join(r.frameworks)})" if r.frameworks else n for n, r in allowed.items()}
+    where = f" on its {engine}" if engine else ""
+    raise UnknownName(f"framework of {device.name}{where}", framework, patterns, "(or pass --runtime)")
 
 
 def stream_runs(path: str | os.PathLike[str]) -> Iterator[Run | Skip]:

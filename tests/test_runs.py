@@ -152,6 +152,10 @@ def test_frameworks_map_to_runtimes() -> None:
         runtime_for(pi, "caffe")
     assert runtime_for(load_device("i9-10940x"), "torch 2.4.0 inductor") == "torch-inductor"
     assert runtime_for(load_device("h100"), "PyTorch 2.1.0 CUDA eager") == "torch-cuda"
+    assert runtime_for(load_device("jetson-nano"), "torch 1.10 eager", "cpu") == "torch-eager"
+    assert runtime_for(load_device("jetson-nano"), "torch 1.10 eager", "GPU") == "torch-cuda"
+    with pytest.raises(UnknownName, match="on its gpu"):
+        runtime_for(pi, "ncnn", "gpu")
 
 
 names = st.text("abc-_:=,+é\"' \n;", min_size=1, max_size=12).filter(lambda s: s.strip() == s and s)

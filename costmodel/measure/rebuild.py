@@ -69,7 +69,7 @@ def estimate_of_run(run: Run, device: Device, runtime: str | None = None) -> Est
     Raises:
         CostmodelError: the row cannot be rebuilt, or its framework is none of the device's.
     """
-    name = runtime or runtime_for(device, run.runtime)
+    name = runtime or runtime_for(device, run.runtime, run.meta.get("accel", ""))
     threads = min(run.threads or int(device.cpu[0].cores.value), device.cores)
     found = estimate(graph_of_run(run), device, runtime=name, threads=threads)
     reading = sample_seconds(run, device.runtime[name])
