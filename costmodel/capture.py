@@ -351,11 +351,12 @@ def capture_step(step: Step, fake: FakeTensorMode, *, name: str, method: str | N
 
     @contextmanager
     def pause() -> Iterator[None]:
+        before = recorder.paused  # pauses nest: a step that is run unseen makes its target in a pause of its own
         recorder.paused = True
         try:
             yield
         finally:
-            recorder.paused = False
+            recorder.paused = before
 
     step.pause = pause
     with fake, recorder, _module_stack(step.model, recorder), _errors_named(step.model):

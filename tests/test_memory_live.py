@@ -45,6 +45,18 @@ def test_trace_predicts_the_measured_peak(options: dict[str, object]) -> None:
     assert run.drift == 0
 
 
+def test_kept_gradients_do_not_change_what_runs() -> None:
+    """The unseen run that makes the gradients leaves no trace; the traced one adds to them in place."""
+    x = torch.randn(8, 256)
+    plain = capture(mlp(), x, mode="train")
+    kept = capture(mlp(), x, mode="train", keep_gradients=True)
+    forward = [name for name, phase in zip(plain.op_name, plain.op_phase) if phase == "forward"]
+    assert forward == [name for name, phase in zip(kept.op_name, kept.op_phase) if phase == "forward"]
+    held = [r for r, b in zip(kept.storage_role, kept.storage_birth) if b < 0]
+    assert held.count("gradient") == held.count("parameter")
+    assert held.count("input") == 2  # and the target
+
+
 def test_modes_order_as_they_must() -> None:
     model, x = mlp(), torch.randn(64, 256)
     peak = {
