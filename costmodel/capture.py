@@ -411,6 +411,9 @@ def _errors_named(model: nn.Module) -> Iterator[None]:
         raise CaptureError(
             f"{error} has no fake implementation; register one with torch.library.register_fake"
         ) from error
+    except Exception as error:  # what the model itself raises: wrong inputs, a mistake in it, an op that torch refuses
+        said = str(error).strip().partition("\n")[0]
+        raise CaptureError(f"{type(model).__name__} cannot run this step: {type(error).__name__}: {said}") from error
 
 
 def _declare(recorder: Recorder, step: Step) -> None:

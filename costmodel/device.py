@@ -346,7 +346,7 @@ def _toml(path: Path) -> dict[str, Any]:
             return tomllib.load(file)
     except FileNotFoundError:
         raise FileError(path, "", "no such file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, RecursionError) as error:
+    except (ValueError, OSError, RecursionError) as error:  # not TOML, not UTF-8, or a path with a null byte
         raise FileError(path, "", f"is not TOML: {error}") from None
 
 

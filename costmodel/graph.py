@@ -261,7 +261,7 @@ def read_bounded(path: Path, limit: int = MAX_TRACE_BYTES) -> bytes:
                     data = unpacked.read(limit + 1)
     except FileNotFoundError:
         raise FileError(path, "", "no such file") from None
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:  # ValueError: a path with a null byte
         raise FileError(
             path, "", f"cannot be read ({error}); the file is cut off or not a trace, trace again"
         ) from error

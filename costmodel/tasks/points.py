@@ -129,6 +129,9 @@ def table_points(path: str | Path, devices: Sequence[Device], *, threads: int = 
         raise FileError(path, "", f"is not a CSV: {error}") from None
     points = []
     for line, row in enumerate(rows, start=2):
+        if None in row or any(row[needed] is None for needed in _COLUMNS[:3]):
+            many = "more" if None in row else "fewer"
+            raise FileError(path, f"line {line}", f"has {many} cells than the header; a comma in a cell needs quotes")
         graph = _graph_of(path, line, row)
         for device in devices:
             predicted = estimate(graph, device, threads=min(threads, device.cores))
