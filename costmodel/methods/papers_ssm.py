@@ -1,9 +1,9 @@
 """Published against computed: the numbers of the Quamba and Quamba2 papers that METHODS.md §3-4 marks (P) or (D).
 
 Sizes and states are those of the quantized modules, built on the meta device from the published dimensions. Latencies
-are bytes over bandwidth (decode) and operations over peak (prefill) with **one** efficiency a precision, phase and device,
-the one that makes the largest error of its cells smallest; a note says how many cells it was fitted on, because on one
-cell it is no test.
+are bytes over bandwidth (decode) and operations over peak (prefill) with **one** efficiency a precision, phase and
+device, the one that makes the largest error of its cells smallest; a note says how many cells it was fitted on, because
+on one cell it is no test.
 """
 
 from __future__ import annotations
@@ -146,8 +146,7 @@ def _room(device: str) -> float:
     profile = load_device(device)
     gpu = profile.gpu
     if gpu is not None and gpu.bytes is not None:
-        context = gpu.context_bytes.value if gpu.context_bytes is not None else 0.0
-        return gpu.bytes.value - context
+        return gpu.bytes.value - gpu.context_bytes.value
     return profile.memory.bytes.value - profile.memory.reserved_bytes.value
 
 
@@ -167,9 +166,7 @@ def _fits() -> Iterator[dict[str, Any]]:
 def _bandwidth(device: str) -> float:
     profile = load_device(device)
     gpu = profile.gpu
-    if gpu is not None:
-        return float(gpu.dram_bytes_per_s.value)
-    return float(profile.memory.read_bytes_per_s.value)
+    return float(profile.memory.read_bytes_per_s.value if gpu is None else gpu.dram_bytes_per_s.value)
 
 
 def _decode_bytes(model: str, bits: str, batch: int) -> float:
