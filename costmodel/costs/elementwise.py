@@ -38,7 +38,7 @@ def elementwise_cost(op: OpSpec, flops_each: int, *, transcendental: bool | None
     return Cost(
         flops=flops_each * out.numel,
         kind=_kind(heavy, shape),
-        terms=_terms(shape),
+        terms=_terms(shape) | ({"flops": float(flops_each * out.numel)} if heavy else {}),
         workspace=promotion_bytes(op),
     )
 

@@ -7,6 +7,7 @@ transposed), ``gemv`` (one row), ``bmm`` and ``dot``.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 from .layout import ceil_to, strides_of
@@ -39,6 +40,15 @@ def gemm_terms(m: int, n: int, k: int, batch: int = 1) -> dict[str, float]:
         "nk": float(batch * n * k),
         "batch": float(batch),
     }
+
+
+def gemv_terms(n: int, k: int) -> dict[str, float]:
+    """Features of a matrix times a vector: the matrix is read once, and results and vector are short.
+
+    >>> gemv_terms(1000, 64)
+    {'nk': 64000.0, 'n': 1000.0, 'k': 64.0}
+    """
+    return {"nk": float(n * k), "n": float(n), "k": float(k)}
 
 
 def padded_flops(m: int, n: int, k: int, batch: int = 1) -> float:
@@ -99,11 +109,12 @@ def matmul_cost(a: TensorSpec, b: TensorSpec, m: int, n: int, k: int, batch: int
     >>> matmul_cost(a, b, 2, 4, 3).flops
     48
     """
+    kind = gemm_kind(m, n, a, b, batch)
     return Cost(
         flops=2 * batch * m * n * k,
-        kind=gemm_kind(m, n, a, b, batch),
+        kind=kind,
         work=padded_flops(m, n, k, batch),
-        terms=gemm_terms(m, n, k, batch),
+        terms=gemv_terms(m * n, k) if kind == "gemv" else gemm_terms(m, n, k, batch),
         workspace=blas_copy_bytes(a) + blas_copy_bytes(b),
     )
 
@@ -126,7 +137,10 @@ def addmm(op: OpSpec) -> Cost:
     >>> addmm(op("aten::addmm", [(5,), (1, 2), (2, 5)], [(1, 5)])).flops  # Linear(2, 5) on one row
     20
     """
-    return mm(op)
+    cost = mm(op)
+    # ATen writes the bias to every row first and lets the product add to it
+    terms = {**cost.terms, "bias": float(op.outputs[0].numel)}
+    return replace(cost, terms=terms)
 
 
 def bmm(op: OpSpec) -> Cost:
@@ -185,7 +199,8 @@ def linear(op: OpSpec) -> Cost:
     outputs = w.shape[0] if len(w.shape) == 2 else 1
     rows = x.numel // max(w.shape[-1], 1)
     weight = TensorSpec((w.shape[-1], outputs), w.dtype, (1, w.shape[-1]))
-    return matmul_cost(TensorSpec((rows, w.shape[-1]), x.dtype), weight, rows, outputs, w.shape[-1])
+    cost = matmul_cost(TensorSpec((rows, w.shape[-1]), x.dtype), weight, rows, outputs, w.shape[-1])
+    return replace(cost, terms={**cost.terms, "bias": float(rows * outputs)}) if len(op.inputs) > 2 else cost
 
 
 def matmul(op: OpSpec) -> Cost:
