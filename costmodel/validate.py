@@ -19,7 +19,7 @@ __all__ = ["QUANTITIES", "Case", "Summary", "Validation", "cases_of", "fit_basel
 
 QUANTITIES = (
     "latency_s", "peak_live_bytes", "peak_reserved_bytes", "peak_rss_bytes", "saved_bytes", "size_bytes", "flops",
-    "energy_j", "accuracy", "fits",
+    "energy_j", "accuracy", "fits", "ratio", "elements",
 )  # fmt: skip
 
 
