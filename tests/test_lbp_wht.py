@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -160,7 +162,7 @@ def test_error_falls_with_the_order(tile):
         x, _, _, g = layer(t, inputs=7)
         g_x = gradients(lbp_wht_apply(x, torch.eye(7, dtype=g.dtype), None, t), g, x)[0]
         errors.append((g_x - g).norm().item())
-    assert all(b < a for a, b in zip(errors, errors[1:]))
+    assert all(b < a for a, b in pairwise(errors))
     assert errors[-1] < 1e-12
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: ARG001  # numba passes an intrinsic its context and signature
 """Single-thread fp32 matrix product for the short matrices of LBP-WHT, where library GEMMs lose a tenth to a third.
 
 C = A B (+ C) with A by two strides (so that a transpose costs nothing), B and C row-major. The micro-kernel holds 12
@@ -13,9 +14,8 @@ import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
-from .simd import LANES, Simd, require
+from .simd import LANES, Simd, intrinsic, require
 
 __all__ = ["gemm"]
 
@@ -26,8 +26,8 @@ _K_BLOCK, _M_BLOCK = 384, 384  # a block of A is 576 KB: it stays in a 1 MB L2 w
 
 @intrinsic
 def _micro(
-    typingctx: Any, rows: Any, k: Any, a: Any, a_row: Any, a_k: Any, panel: Any, c: Any, c_row: Any, wide: Any, add: Any,
-    ahead: Any, ahead_row: Any,
+    typingctx: Any, rows: Any, k: Any, a: Any, a_row: Any, a_k: Any, panel: Any, c: Any, c_row: Any,
+    wide: Any, add: Any, ahead: Any, ahead_row: Any,
 ) -> Any:  # fmt: skip
     """C tile (rows ≤ 12 by 32, or 16 where not `wide`) from k steps of A and a packed panel; strides in bytes.
 

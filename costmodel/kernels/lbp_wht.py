@@ -1,3 +1,4 @@
+# ruff: noqa: ARG001  # a fake takes what the op takes and needs only shapes
 """LBP-WHT ops for linear layers and 1×1 convolutions: exact forward, low-rank backward (METHODS.md §1).
 
     y, x̂ = lbp_wht(x, W, b, …)                 x̂ = project(x), all that is saved besides a reference to W

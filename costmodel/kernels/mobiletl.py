@@ -1,4 +1,5 @@
-"""MobileTL ops: one-bit activation backward, shift-only norms, a trained norm that keeps its input only (METHODS.md §2).
+# ruff: noqa: ARG001, ARG005  # a fake takes what the op takes and needs only shapes
+"""MobileTL ops: one-bit activations, shift-only norms, a trained norm that keeps its input only (METHODS.md §2).
 
     signed_act       y = act(a), keeps 1[a ≥ 0] packed; backward g·mask            (Hard-Swish, ReLU6; exact for ReLU)
     shift_norm       y = γ(x − μ)/σ + β with frozen statistics; backward γ/σ·g, Σg  (keeps no activation)
@@ -30,10 +31,8 @@ from .mobiletl_simd import (
     mask_norm_planes,
     mask_planes,
     norm_act_planes,
-    norm_backward,
-    scale_backward,
-    scale_norm_planes,
 )
+from .norm_simd import norm_backward, scale_backward, scale_norm_planes
 
 __all__ = [
     "ACTIVATIONS",
@@ -108,8 +107,12 @@ def _fast(*tensors: Tensor) -> bool:
 
 
 # a > 0 is a ≥ the least positive number
-_LEAST = {"hardswish": np.float32(0), "relu6": np.float32(0), "relu": np.nextafter(np.float32(0), np.float32(1))}
-_HIGH = {"hardswish": np.float32(0), "relu6": np.float32(6), "relu": np.float32(np.inf)}
+_LEAST: dict[str, Any] = {
+    "hardswish": np.float32(0),
+    "relu6": np.float32(0),
+    "relu": np.nextafter(np.float32(0), np.float32(1)),
+}
+_HIGH: dict[str, Any] = {"hardswish": np.float32(0), "relu6": np.float32(6), "relu": np.float32(np.inf)}
 _ONE, _ZERO = np.ones(1, np.float32), np.zeros(1, np.float32)
 
 
@@ -122,7 +125,8 @@ def _signed_act(a: Tensor, act: str, keep: bool) -> tuple[Tensor, Tensor]:
     if _fast(a):
         y, mask = torch.empty_like(a), _empty_mask(a, keep)
         act_planes(
-            EXACT_HARDSWISH if act == "hardswish" else CLAMP, a.data_ptr(), y.data_ptr(), mask.data_ptr(), len(mask), 1, a.numel(),
+            EXACT_HARDSWISH if act == "hardswish" else CLAMP, a.data_ptr(), y.data_ptr(),
+            mask.data_ptr(), len(mask), 1, a.numel(),
             _ONE, _ZERO, _HIGH[act], _LEAST[act],
         )  # fmt: skip
         return y, mask
@@ -177,8 +181,9 @@ def _shift_norm_act(
     y, mask = torch.empty_like(x), _empty_mask(x, keep)
     images, channels = x.shape[:2]
     norm_act_planes(
-        HARDSWISH if act == "hardswish" else CLAMP, x.data_ptr(), y.data_ptr(), mask.data_ptr(), len(mask), images, channels,
-        x.numel() // (images * channels), weight.data_ptr(), bias.data_ptr(), mean.data_ptr(), var.data_ptr(), eps,
+        HARDSWISH if act == "hardswish" else CLAMP, x.data_ptr(), y.data_ptr(), mask.data_ptr(), len(mask),
+        images, channels, x.numel() // (images * channels),
+        weight.data_ptr(), bias.data_ptr(), mean.data_ptr(), var.data_ptr(), eps,
         _HIGH[act], _LEAST[act],
     )  # fmt: skip
     return y, mask

@@ -1,3 +1,4 @@
+# ruff: noqa: ARG001  # numba passes an intrinsic its context and signature
 """Plane by plane in vector code: norms with frozen or batch statistics, activations and their packed masks.
 
 A plane is the h·w values of one image and channel, contiguous; planes end anywhere, not on bytes of a mask, so that
@@ -7,16 +8,15 @@ are one aligned store of a mask's word; the rest of a plane is masked.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
-from .simd import LANES, Simd, Vec, require
+from .norm_simd import gains, get, lanes_below, put, read, write
+from .simd import LANES, Simd, Vec, intrinsic, require
 
 __all__ = [
     "CLAMP",
@@ -26,9 +26,6 @@ __all__ = [
     "mask_norm_planes",
     "mask_planes",
     "norm_act_planes",
-    "norm_backward",
-    "scale_backward",
-    "scale_norm_planes",
 ]
 
 require(1)
@@ -36,27 +33,6 @@ STEP = 2 * LANES
 EXACT_HARDSWISH, HARDSWISH, CLAMP = 0, 1, 2
 SIXTH = float(np.float32(1) / np.float32(6))
 _I64, _I32, _F32 = ir.IntType(64), ir.IntType(32), ir.FloatType()
-
-
-def _plane(s: Simd, count: Any, body: Callable[[Any, Vec | None], None]) -> None:
-    """Emit `body(index, lanes)` for each vector of a plane of `count` values; lanes is None where all are in it."""
-    b = s.builder
-    whole = b.and_(s.i64(count), s.i64(-LANES))
-    with s.loop(0, whole, LANES) as i:
-        body(i, None)
-    with b.if_then(b.icmp_signed("<", whole, s.i64(count))):
-        body(whole, _first(s, b.sub(s.i64(count), whole)))
-
-
-def _read(s: Simd, address: Any, i: Any, lanes: Vec | None) -> Vec:
-    return s.load(address, "f32", i) if lanes is None else s.load_masked(address, "f32", lanes, i)
-
-
-def _write(s: Simd, address: Any, i: Any, lanes: Vec | None, value: Vec) -> None:
-    if lanes is None:
-        s.store(address, value, i)
-    else:
-        s.store_masked(address, value, lanes, i)
 
 
 def _activate(s: Simd, a: Vec, kind: int, high: Any) -> Vec:
@@ -72,12 +48,6 @@ def _sixth(s: Simd, p: Vec) -> Vec:
     """p / 6 rounded as a division rounds, in a third of its time: a product with 1/6, and its remainder put right."""
     quotient = p * SIXTH
     return s.fma(s.fma(quotient, -6.0, p), SIXTH, quotient)
-
-
-def _first(s: Simd, n: Any) -> Vec:
-    """The mask of the lanes below n (0 to 16, int64)."""
-    b = s.builder
-    return s.mask_from_bits(b.trunc(b.sub(b.shl(s.i64(1), n), s.i64(1)), ir.IntType(LANES)))
 
 
 def _is_short(s: Simd, count: Any) -> Any:
@@ -112,8 +82,8 @@ def _act_plane(
         gains, shifts = s.splat(gain_), s.splat(shift_)
 
         def vector(i: Any, lanes: Vec | None) -> Any:
-            a = s.fma(_read(s, x_, i, lanes), gains, shifts)
-            _write(s, y_, i, lanes, _activate(s, a, kind.literal_value, high_))
+            a = s.fma(read(s, x_, i, lanes), gains, shifts)
+            write(s, y_, i, lanes, _activate(s, a, kind.literal_value, high_))
             bits = _bits(s, a, least_)
             return bits if lanes is None else b.and_(bits, b.zext(lanes.bits(), _I64))
 
@@ -130,11 +100,11 @@ def _act_plane(
                 append(b.or_(vector(i, None), b.shl(vector(b.add(i, s.i64(LANES)), None), s.i64(LANES))))
             rest = b.sub(count_, whole)
             with b.if_then(b.icmp_signed(">", rest, s.i64(0))):
-                low = vector(whole, _first(s, rest))
+                low = vector(whole, lanes_below(s, rest))
                 tail = cgutils.alloca_once(b, _I64)
                 b.store(low, tail)
                 with b.if_then(b.icmp_signed(">", rest, s.i64(LANES))):
-                    high_bits = vector(b.add(whole, s.i64(LANES)), _first(s, b.sub(rest, s.i64(LANES))))
+                    high_bits = vector(b.add(whole, s.i64(LANES)), lanes_below(s, b.sub(rest, s.i64(LANES))))
                     b.store(b.or_(low, b.shl(high_bits, s.i64(LANES))), tail)
                 both = b.or_(b.load(carried), b.shl(b.load(tail), fill_))
                 b.store(both, carried)
@@ -144,7 +114,7 @@ def _act_plane(
 
         def short_plane() -> None:
             append(b.or_(vector(s.i64(0), None), b.shl(vector(s.i64(LANES), None), s.i64(LANES))))
-            lanes = _first(s, b.sub(count_, s.i64(3 * LANES)))
+            lanes = lanes_below(s, b.sub(count_, s.i64(3 * LANES)))
             rest = b.or_(vector(s.i64(2 * LANES), None), b.shl(vector(s.i64(3 * LANES), lanes), s.i64(LANES)))
             both = b.or_(b.load(carried), b.shl(rest, fill_))
             # written whether or not its low half is full: the next plane writes the same word again if it is not
@@ -163,36 +133,6 @@ def _act_plane(
     return ints(kind, x, y, ints, gain, shift, high, least, ints, ints, ints), codegen
 
 
-@intrinsic
-def _get(typingctx: Any, address: Any) -> Any:
-    """The fp32 number at an address."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return Simd(builder).scalar(args[0], "f32")
-
-    return types.float32(types.int64), codegen
-
-
-@intrinsic
-def _put(typingctx: Any, address: Any, value: Any) -> Any:
-    """Store a number (of its own type) at an address."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(args[1], builder.inttoptr(args[0], ir.PointerType()), align=1)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, value), codegen
-
-
-@njit(cache=True)
-def gains(channels: int, weight: int, var: int, eps: float) -> np.ndarray:
-    """γ/√(σ² + ε) of each channel, fp32, from addresses of fp32."""
-    out = np.empty(channels, np.float32)
-    for c in range(channels):
-        out[c] = _get(weight + 4 * c) / np.float32(np.sqrt(_get(var + 4 * c) + np.float32(eps)))
-    return out
-
-
 @njit(cache=True)
 def act_planes(
     kind: int, x: int, y: int, mask: int, mask_bytes: int, images: int, count: int,
@@ -207,8 +147,10 @@ def act_planes(
         gain, shift: (C,) fp32.
     """
     spare = np.empty(32 if mask_bytes else count // 8 + 32, np.uint8)
-    aside = np.int64(spare.ctypes.data)
-    channels, carry, done = gain.shape[0], np.int64(0), np.int64(0)
+    aside: Any = np.int64(spare.ctypes.data)
+    channels = gain.shape[0]
+    carry: Any = np.int64(0)
+    done: Any = np.int64(0)
     end = images * channels * count
     for _ in range(images):
         for c in range(channels):
@@ -247,7 +189,7 @@ def norm_act_planes(
     """`act_planes` of a norm with frozen statistics; weight, bias, mean and var are addresses of (C,) fp32."""
     gain, shift = gains(channels, weight, var, eps), np.empty(channels, np.float32)
     for c in range(channels):
-        shift[c] = _get(bias + 4 * c) - _get(mean + 4 * c) * gain[c]
+        shift[c] = get(bias + 4 * c) - get(mean + 4 * c) * gain[c]
     act_planes(kind, x, y, mask, mask_bytes, images, count, gain, shift, high, least)
 
 
@@ -258,7 +200,7 @@ def _finish(mask: int, mask_bytes: int, done: int, count: int, carry: int, spare
     for k in range(4):
         spare[full + k] = (carry >> (8 * k)) & 255
     for k in range(first, mask_bytes):
-        _put(mask + k, spare[k - first])
+        put(mask + k, spare[k - first])
 
 
 @intrinsic
@@ -289,8 +231,8 @@ def _mask_plane(
 
         def vector(word: Any, i: Any, lanes: Vec | None, cell: int) -> None:
             kept = s.mask_from_bits(b.trunc(word, ir.IntType(16)))
-            passed = kept.where(_read(s, g_, i, lanes), zero)
-            _write(s, out_, i, lanes, passed * gains)
+            passed = kept.where(read(s, g_, i, lanes), zero)
+            write(s, out_, i, lanes, passed * gains)
             sums[cell].set(sums[cell].get() + passed)
 
         def long_plane() -> None:
@@ -302,9 +244,9 @@ def _mask_plane(
             rest = b.sub(count_, whole)
             with b.if_then(b.icmp_signed(">", rest, s.i64(0))):
                 word = bits(whole)
-                vector(word, whole, _first(s, rest), 0)
+                vector(word, whole, lanes_below(s, rest), 0)
                 with b.if_then(b.icmp_signed(">", rest, s.i64(LANES))):
-                    lanes = _first(s, b.sub(rest, s.i64(LANES)))
+                    lanes = lanes_below(s, b.sub(rest, s.i64(LANES)))
                     vector(b.lshr(word, s.i64(LANES)), b.add(whole, s.i64(LANES)), lanes, 1)
 
         def short_plane() -> None:
@@ -312,7 +254,7 @@ def _mask_plane(
             word = bits(s.i64(0))
             for k in range(3):
                 vector(b.lshr(word, s.i64(LANES * k)), s.i64(LANES * k), None, k % 2)
-            lanes = _first(s, b.sub(count_, s.i64(3 * LANES)))
+            lanes = lanes_below(s, b.sub(count_, s.i64(3 * LANES)))
             vector(b.lshr(word, s.i64(3 * LANES)), s.i64(3 * LANES), lanes, 1)
 
         with b.if_else(_is_short(s, count_)) as (then, otherwise):
@@ -337,8 +279,8 @@ def mask_planes(
     """
     channels = gain.shape[0]
     lanes = np.zeros((channels, LANES), np.float32)
-    running = np.int64(lanes.ctypes.data)
-    done = np.int64(0)
+    running: Any = np.int64(lanes.ctypes.data)
+    done: Any = np.int64(0)
     for _ in range(images):
         for c in range(channels):
             at = done << 2
@@ -346,7 +288,7 @@ def mask_planes(
             done += count
     if sums:
         for c in range(channels):
-            _put(sums + 4 * c, lanes[c].sum())
+            put(sums + 4 * c, lanes[c].sum())
 
 
 @njit(cache=True)
@@ -356,151 +298,3 @@ def mask_norm_planes(
 ) -> None:  # fmt: skip
     """`mask_planes` through a frozen norm; weight and var are addresses of (C,) fp32."""
     mask_planes(g, out, mask, mask_bytes, images, count, gains(channels, weight, var, eps), sums)
-
-
-@intrinsic
-def _scale_plane(typingctx: Any, x: Any, y: Any, count: Any, gain: Any, sums: Any) -> Any:
-    """y = gain·x over a plane; Σ x is added to the sixteen floats at `sums`."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        s = Simd(builder)
-        x_, y_, count_, gain_, sums_ = args
-        factor, total = s.splat(gain_), s.cell(s.load(sums_, "f32"))
-
-        def vector(i: Any, lanes: Vec | None) -> None:
-            value = _read(s, x_, i, lanes)
-            _write(s, y_, i, lanes, value * factor)
-            total.set(total.get() + value)
-
-        _plane(s, count_, vector)
-        s.store(sums_, total.get())
-        return context.get_dummy_value()
-
-    return types.void(x, y, types.int64, gain, types.int64), codegen
-
-
-@njit(cache=True)
-def scale_norm_planes(
-    g: int, out: int, images: int, channels: int, count: int, weight: int, var: int, eps: float, sums: int
-) -> None:
-    """out = γ/σ·g, and Σ g of each channel to `sums`: addresses of (images, channels, count) and of (C,) fp32."""
-    gain, lanes = gains(channels, weight, var, eps), np.zeros((channels, LANES), np.float32)
-    running = np.int64(lanes.ctypes.data)
-    at = np.int64(0)
-    for _ in range(images):
-        for c in range(channels):
-            _scale_plane(g + at, out + at, count, gain[c], running + 4 * LANES * c)
-            at += 4 * count
-    for c in range(channels):
-        _put(sums + 4 * c, lanes[c].sum())
-
-
-@intrinsic
-def _product_plane(typingctx: Any, g: Any, x: Any, out: Any, count: Any, gain: Any) -> Any:
-    """out = gain·g over a plane; returns Σ g·x."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        s = Simd(builder)
-        g_, x_, out_, count_, gain_ = args
-        gains, total = s.splat(gain_), s.cell(s.splat(0.0))
-
-        def vector(i: Any, lanes: Vec | None) -> None:
-            value = _read(s, g_, i, lanes)
-            _write(s, out_, i, lanes, value * gains)
-            total.set(s.fma(value, _read(s, x_, i, lanes), total.get()))
-
-        _plane(s, count_, vector)
-        return s.sum(total.get())
-
-    return types.float32(g, x, out, types.int64, gain), codegen
-
-
-@njit(cache=True)
-def scale_backward(g: int, x: int, out: int, planes: int, count: int, gain: np.ndarray, sums: np.ndarray) -> None:
-    """out = gain·g and sums = Σ g·x, both one a plane: gain and sums are (planes,) fp32."""
-    for p in range(planes):
-        at = 4 * p * count
-        sums[p] = _product_plane(g + at, x + at, out + at, count, gain[p])
-
-
-@intrinsic
-def _moments_plane(typingctx: Any, g: Any, x: Any, count: Any, pivot: Any, sums: Any) -> Any:
-    """Adds Σ d, Σ d², Σ g and Σ g·d with d = x − pivot over a plane to four vectors of sixteen floats at `sums`."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        s = Simd(builder)
-        g_, x_, count_, pivot_, sums_ = args
-        pivots = s.splat(pivot_)
-        cells = [s.cell(s.load(sums_, "f32", LANES * k)) for k in range(4)]
-
-        def vector(i: Any, lanes: Vec | None) -> None:
-            d, value = _read(s, x_, i, lanes) - pivots, _read(s, g_, i, lanes)
-            if lanes is not None:
-                d = lanes.where(d, s.splat(0.0))
-            for cell, (a, b) in zip(cells, ((d, 1.0), (d, d), (value, 1.0), (value, d))):
-                cell.set(cell.get() + a if isinstance(b, float) else s.fma(a, b, cell.get()))
-
-        _plane(s, count_, vector)
-        for k, cell in enumerate(cells):
-            s.store(sums_, cell.get(), LANES * k)
-        return context.get_dummy_value()
-
-    return types.void(g, x, types.int64, pivot, types.int64), codegen
-
-
-@intrinsic
-def _combine_plane(typingctx: Any, g: Any, x: Any, out: Any, count: Any, a: Any, b: Any, c: Any) -> Any:
-    """out = a·g + b·x + c over a plane."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        s = Simd(builder)
-        g_, x_, out_, count_, *factors = args
-        fa, fb, fc = (s.splat(f) for f in factors)
-
-        def vector(i: Any, lanes: Vec | None) -> None:
-            value = s.fma(_read(s, g_, i, lanes), fa, s.fma(_read(s, x_, i, lanes), fb, fc))
-            _write(s, out_, i, lanes, value)
-
-        _plane(s, count_, vector)
-        return context.get_dummy_value()
-
-    return types.void(g, x, out, types.int64, a, b, c), codegen
-
-
-@njit(cache=True)
-def norm_backward(
-    g: int, x: int, out: int, images: int, channels: int, count: int, weight: np.ndarray, eps: float,
-    needs_input: bool, g_w: np.ndarray, g_b: np.ndarray,
-) -> None:  # fmt: skip
-    """Gradients of a norm with the statistics of its batch, which are computed again from x in the same pass as Σ g.
-
-    Addresses of (images, channels, count) fp32. Sums are taken around the channel's first value, in sixteen lanes of
-    fp32 a plane and fp64 across planes; weight, g_w and g_b are addresses of (channels,) fp32.
-    """
-    lanes = np.empty((4, 16), np.float32)
-    n = images * count
-    for c in range(channels):
-        pivot = _get(x + 4 * c * count)
-        moments = np.zeros(4)
-        for image in range(images):
-            at = 4 * (image * channels + c) * count
-            lanes[:] = 0
-            _moments_plane(g + at, x + at, count, pivot, np.int64(lanes.ctypes.data))
-            for k in range(4):
-                for lane in range(16):
-                    moments[k] += lanes[k, lane]
-        mean, total, product = moments[0] / n, moments[2], moments[3]
-        variance = max(moments[1] / n - mean * mean, 0.0)
-        inverse = 1.0 / np.sqrt(variance + eps)
-        z_sum = (product - mean * total) * inverse
-        _put(g_w + 4 * c, np.float32(z_sum))
-        _put(g_b + 4 * c, np.float32(total))
-        if needs_input:
-            a = _get(weight + 4 * c) * inverse
-            b = -a * z_sum * inverse / n
-            c0 = -a * total / n - b * (mean + pivot)
-            for image in range(images):
-                at = 4 * (image * channels + c) * count
-                _combine_plane(
-                    g + at, x + at, out + at, count, np.float32(a), np.float32(b), np.float32(c0)
-                )  # fmt: skip

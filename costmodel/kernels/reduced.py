@@ -23,7 +23,7 @@ from .wht_simd import project_tokens, unproject_tokens
 
 __all__ = ["backward_tokens", "fits", "project_rows"]
 
-_KINDS = {torch.float32: np.empty(0, np.float32), torch.bfloat16: np.empty(0, np.int16)}
+_KINDS: dict[torch.dtype, np.ndarray] = {torch.float32: np.empty(0, np.float32), torch.bfloat16: np.empty(0, np.int16)}
 
 
 class _Tables(NamedTuple):

@@ -1,3 +1,4 @@
+# ruff: noqa: ARG001  # numba passes an intrinsic its context and signature
 """Walsh-Hadamard projection and its transpose in vector code: sixteen channels a lane set, tiles walked row by row.
 
 A pass is a 1-D transform of many channels at once whose inputs and outputs are given by tables of addresses: the
@@ -14,10 +15,9 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic
 
 from ..costs.lbp_wht import halves
-from .simd import LANES, Simd, Vec, require
+from .simd import LANES, Simd, Vec, intrinsic, require
 from .wht import TILES
 
 __all__ = ["project_tokens", "unproject_tokens"]

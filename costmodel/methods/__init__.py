@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import torch
 from torch import nn
 
 from ..errors import CostmodelError, UnknownName
@@ -82,8 +81,10 @@ def apply_method(spec: str, model: nn.Module, inputs: Any) -> nn.Module:
         UnknownName: no such method or option.
         CostmodelError: a value that is not allowed, or a model that the method cannot work on.
 
-    >>> apply_method("last_layer", nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4)), torch.ones(1, 2))[0].weight.requires_grad
-    False
+    >>> import torch
+    >>> tuned = apply_method("last_layer", nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4)), torch.ones(1, 2))
+    >>> tuned[0].weight.requires_grad, tuned[1].weight.requires_grad
+    (False, True)
     """
     method, options = parse_spec(spec)
     return method.apply(copy.deepcopy(model), inputs, **options)

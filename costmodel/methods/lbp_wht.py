@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import CostmodelError
 from ..kernels.lbp_wht import lbp_wht_apply
 from ..kernels.wht import Tiling, select_bases
-from .structure import freeze_before, input_shapes, last_stage, replace
+from .structure import freeze_before, input_shapes, is_pointwise, last_stage, replace
 
 __all__ = ["LbpConv2d", "LbpLinear", "apply"]
 
@@ -138,8 +138,7 @@ def _prefix_tokens(model: nn.Module) -> int:
 def _unfit(layer: nn.Module, name: str, shape: tuple[int, ...]) -> str:
     """Why the method cannot take a layer, or nothing."""
     if isinstance(layer, nn.Conv2d):
-        plain = (layer.kernel_size, layer.stride, layer.padding, layer.groups) == ((1, 1), (1, 1), (0, 0), 1)
-        if not plain:
+        if not is_pointwise(layer):
             return "is no 1×1 convolution of stride 1, one group and no padding"
         return "runs on a single position" if shape[2] * shape[3] == 1 else ""
     if any(table in name for table in _POSITION_TABLES):
@@ -173,7 +172,8 @@ def _token_grid(
 def _low_rank(layer: nn.Module, tiling: Tiling) -> nn.Module:
     """The same layer with the same parameters (not copies), of the class that has the low-rank backward."""
     kind = LbpConv2d if isinstance(layer, nn.Conv2d) else LbpLinear
-    twin = kind.__new__(kind)
+    twin: Any = kind.__new__(kind)
     twin.__dict__ = layer.__dict__
     twin.tiling = tiling
-    return twin
+    module: nn.Module = twin
+    return module

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CostmodelError
-from .structure import head, input_shapes, replace, train_all
+from .structure import head, input_shapes, is_pointwise, replace, train_all
 
 __all__ = ["Adapted", "apply"]
 
@@ -24,7 +24,7 @@ class Adapted(nn.Module):
         super().__init__()
         self.layer = layer.requires_grad_(False)
         self.scale = alpha / rank
-        like = {"bias": False, "device": layer.weight.device, "dtype": layer.weight.dtype}
+        like: dict[str, Any] = {"bias": False, "device": layer.weight.device, "dtype": layer.weight.dtype}
         outputs, inputs = layer.weight.shape[:2]
         if isinstance(layer, nn.Conv2d):
             self.down: nn.Module = nn.Conv2d(inputs, rank, 1, **like)
@@ -74,5 +74,4 @@ def apply(
 def _pointwise(layer: nn.Module) -> bool:
     if isinstance(layer, nn.Linear):
         return True
-    plain = (layer.kernel_size, layer.stride, layer.padding, layer.groups) == ((1, 1), (1, 1), (0, 0), 1)
-    return isinstance(layer, nn.Conv2d) and plain
+    return isinstance(layer, nn.Conv2d) and is_pointwise(layer)

@@ -1,4 +1,4 @@
-"""MobileTL: train the last inverted residual blocks with one-bit activations and shift-only norms (arXiv 2212.03246)."""
+"""MobileTL: the last inverted residual blocks train with one-bit activations, shift-only norms (arXiv 2212.03246)."""
 
 from __future__ import annotations
 
@@ -59,12 +59,16 @@ class KeptNorm(nn.BatchNorm2d):
 
     def _train(self, x: Tensor) -> Tensor:
         y, mean, var = train_norm(x, self.weight, self.bias, self.eps)
+        count, averages = self.num_batches_tracked, (self.running_mean, self.running_var)
         with torch.no_grad():
-            self.num_batches_tracked.add_(1)
-            momentum = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
-            self.running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
-            self.running_var.mul_(1 - momentum).add_(var, alpha=momentum)
-        return y
+            if count is not None:
+                count.add_(1)
+            momentum = 1 / float(count) if self.momentum is None and count is not None else self.momentum or 0.0
+            for running, batch in zip(averages, (mean, var)):
+                if running is not None:
+                    running.mul_(1 - momentum).add_(batch, alpha=momentum)
+        out: Tensor = y
+        return out
 
 
 class OneBit(nn.Module):
@@ -188,7 +192,7 @@ def _shift_only(model: nn.Module, name: str, exact: bool) -> None:
     own = getattr(norm, "act", None)
     follower = _next_sibling(model, name) if own is None else ""
     act = own if own is not None else model.get_submodule(follower) if follower else None
-    kind = _ACTIVATIONS.get(type(act), "")
+    kind = _ACTIVATIONS.get(type(act), "") if act is not None else ""
     if kind and follower:
         replace(model, follower, nn.Identity())
     left = own if not kind and not isinstance(own, nn.Identity) else None

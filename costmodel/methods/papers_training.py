@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -104,7 +105,7 @@ def _saved_mib(order: int | None) -> float:
         if isinstance(layer, LbpLinear) and order:
             layer.tiling = _tiling(order)
         x = torch.zeros(1, _TOKENS, inputs, requires_grad=True)
-        total += saved_bytes(lambda layer=layer, x=x: layer(x), *layer.parameters())
+        total += saved_bytes(partial(layer, x), *layer.parameters())
     return total / _MIB
 
 
@@ -235,11 +236,11 @@ def _backward_flops(model: nn.Module, x: Tensor) -> tuple[int, int]:
 def _elementwise_backward(module: nn.Module, shape: tuple[int, ...]) -> int:
     match module:
         case nn.BatchNorm2d():
-            name, inputs, attrs = "native_batch_norm_backward", [shape, shape, shape[1:2]], {"train": True}
+            name, inputs = "native_batch_norm_backward", [shape, shape, shape[1:2]]
         case nn.Hardswish():
-            name, inputs, attrs = "hardswish_backward", [shape, shape], {}
+            name, inputs = "hardswish_backward", [shape, shape]
         case nn.ReLU():
-            name, inputs, attrs = "threshold_backward", [shape, shape], {}
+            name, inputs = "threshold_backward", [shape, shape]
         case _ if _is_squeeze(module):
             vector = (*shape[:2], 1, 1)
             spec = op("costmodel::se_scale_backward", [shape, shape, vector], [shape, vector])
@@ -247,7 +248,7 @@ def _elementwise_backward(module: nn.Module, shape: tuple[int, ...]) -> int:
         case _:
             return 0
     formula = formula_for(f"aten::{name}")
-    return formula(op(f"aten::{name}", inputs, [shape], **attrs)).flops if formula else 0
+    return formula(op(f"aten::{name}", inputs, [shape], train=True)).flops if formula else 0
 
 
 def _tuned(model: nn.Module, blocks: int | None) -> nn.Module:
@@ -285,7 +286,7 @@ def _mobiletl_rows() -> Iterator[dict[str, Any]]:
         flops[blocks] = run_forward + run_backward
         if blocks is not None:
             ours = mobiletl(copy.deepcopy(model), x, blocks=blocks).train()
-            saved = saved_bytes(lambda ours=ours: ours(x), *ours.parameters(), *ours.buffers()) / _MB
+            saved = saved_bytes(partial(ours, x), *ours.parameters(), *ours.buffers()) / _MB
             rule = stored_bytes(ours, x) / _MB
             yield _row(
                 "MobileTL",
@@ -321,7 +322,7 @@ def _block_rows() -> Iterator[dict[str, Any]]:
         after = stored_bytes(ours, x) / _MB
         yield _row("MobileTL", "stored", f"{case}, vanilla", vanilla, before, "MB")
         yield _row("MobileTL", "stored", f"{case}, MobileTL", tuned, after, "MB")
-        saved = saved_bytes(lambda ours=ours, x=x: ours(x + 0), *ours.parameters(), *ours.buffers()) / _MB
+        saved = saved_bytes(partial(ours, x + 0), *ours.parameters(), *ours.buffers()) / _MB
         note = "what autograd kept of the block that runs: SE's hidden vector once, not before and after its ReLU"
         yield _row("MobileTL", "stored", f"{case}, MobileTL, measured", tuned, saved, "MB", note if squeeze else "")
         yield _row("MobileTL", "memory saved", case, saving, 100 * (1 - after / before), "%")

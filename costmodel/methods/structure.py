@@ -11,7 +11,17 @@ from torch._guards import detect_fake_mode
 
 from ..errors import CostmodelError
 
-__all__ = ["freeze_before", "head", "input_shapes", "last_stage", "replace", "run", "train_all", "train_only"]
+__all__ = [
+    "freeze_before",
+    "head",
+    "input_shapes",
+    "is_pointwise",
+    "last_stage",
+    "replace",
+    "run",
+    "train_all",
+    "train_only",
+]
 
 _MATMULS = (nn.Linear, nn.Conv2d)
 
@@ -50,6 +60,11 @@ def input_shapes(model: nn.Module, inputs: Any, kinds: tuple[type[nn.Module], ..
         for module, training in modes.items():
             module.training = training
     return shapes
+
+
+def is_pointwise(layer: nn.Conv2d) -> bool:
+    """Whether a convolution is a linear layer at each position: 1×1, stride 1, one group, no padding."""
+    return (layer.kernel_size, layer.stride, layer.padding, layer.groups) == ((1, 1), (1, 1), (0, 0), 1)
 
 
 def replace(model: nn.Module, name: str, module: nn.Module) -> None:

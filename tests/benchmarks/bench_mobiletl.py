@@ -1,9 +1,9 @@
 """MobileTL's ops, blocks and steps against PyTorch's own, one thread, interleaved, CPU time.
 
-Ops: Hard-Swish with a one-bit mask, and frozen norm + Hard-Swish fused, against ATen's (the norm's backward with γ and
-β, as autograd runs it where both train, and with β alone). Blocks: forward + backward of every inverted residual of
-MobileNetV3-Large at batch 8, vanilla with all its weights trained against MobileTL. Steps: MobileNetV3 at 224², batch 8,
-all trained against the last k blocks.
+Ops: Hard-Swish with a one-bit mask, and frozen norm + Hard-Swish fused, against ATen's (the norm's backward with γ
+and β, as autograd runs it where both train, and with β alone). Blocks: forward + backward of every inverted residual of
+MobileNetV3-Large at batch 8, vanilla with all its weights trained against MobileTL. Steps: MobileNetV3 at 224²,
+batch 8, all trained against the last k blocks.
 
     flock /tmp/measure.lock taskset -c 1 python tests/benchmarks/bench_mobiletl.py [ops|blocks|steps] [repeats]
 """
@@ -78,8 +78,8 @@ def ops(repeats: int = 101) -> None:
                 lambda g=g, mask=mask: op.signed_act_backward(g, mask),
                 pair,
                 lambda: op.shift_norm_act(x, gamma, beta, mean, var, 1e-3, "hardswish", True, False),  # noqa: B023
-                lambda: pair_backward(True),  # noqa: B023
-                lambda: pair_backward(False),  # noqa: B023
+                lambda: pair_backward(True),
+                lambda: pair_backward(False),
                 lambda: op.shift_norm_act_backward(g, mask, gamma, var, 1e-3, [True, True]),  # noqa: B023
             ],
             repeats,
