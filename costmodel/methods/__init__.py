@@ -74,7 +74,7 @@ def apply_method(spec: str, model: nn.Module, inputs: Any) -> nn.Module:
 
     Args:
         spec: ``name`` or ``name:key=value,…``; lists are joined by ``+``, grids are ``HxW``.
-        model: any module; its parameters may be fake or on the meta device where the method reads only shapes.
+        model: any module; for the training methods its parameters may be on the meta device.
         inputs: what the model is called with: a tensor, a tuple of positional or a mapping of keyword arguments.
 
     Raises:

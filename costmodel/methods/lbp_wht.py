@@ -89,7 +89,7 @@ def apply(
         padding: ``zero`` converges to exact back-propagation, ``reflect`` is the paper's.
         tile: tokens a side of a tile.
         grid: (h, w) of the tokens of layers whose input is (B, L, C). Otherwise L, less the class, distillation
-            and register tokens that the model has, must be a square; L itself where those are not in it (windows).
+            and register tokens that the model has, must be a square (a guess that is refused where it is not one).
         layers: parts of module names; a layer is taken whose name contains one of them. Default: all that can be.
         stage: ``last`` freezes everything before the last stage.
     """
@@ -156,12 +156,13 @@ def _token_grid(
         return (shape[2], shape[3]), 0
     if len(shape) == 4:
         return (shape[1], shape[2]), 0
-    for extra in dict.fromkeys((prefix, 0)):
-        tokens = shape[1] - extra
-        if grid is not None and tokens == grid[0] * grid[1]:
-            return grid, extra
-        if grid is None and tokens > 0 and isqrt(tokens) ** 2 == tokens:
-            return (isqrt(tokens), isqrt(tokens)), extra
+    tokens = shape[1] - prefix
+    if grid is None and tokens > 0 and isqrt(tokens) ** 2 == tokens:
+        return (isqrt(tokens), isqrt(tokens)), prefix
+    if grid is not None:
+        for extra in (prefix, 0):  # a layer may run before the prefix tokens are there, and grid= says so
+            if shape[1] - extra == grid[0] * grid[1]:
+                return grid, extra
     wanted = f"grid={grid[0]}x{grid[1]}" if grid else "a square grid"
     raise CostmodelError(
         f"lbp_wht: layer {name} has {shape[1]} tokens, which is not {wanted}"
