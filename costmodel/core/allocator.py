@@ -33,6 +33,7 @@ __all__ = [
     "EXPANDABLE",
     "MALLOC",
     "PINNED_MALLOC",
+    "SMALL",
     "Caching",
     "Held",
     "Malloc",
@@ -41,6 +42,8 @@ __all__ = [
 ]
 
 PAGE = 4096
+# The size of a small object: not a tensor, but what a runtime or a library keeps beside tensors.
+SMALL = -1
 
 
 class Held(NamedTuple):
@@ -95,10 +98,6 @@ class Malloc(NamedTuple):
         trim_threshold: a top of at least this is given back, down to `top_pad`.
         top_pad: taken from the system beyond a request.
         alignment: of every block; torch asks `posix_memalign` for 64.
-        pin_every: aligning leaves a chunk below 128 bytes in front of nearly every block. In a process that also
-            allocates small objects, some take such a chunk and outlive the blocks, which then cannot merge: one
-            chunk in `pin_every`; 0 is none.
-        pin_phase: from the how manieth on.
     """
 
     mmap_threshold: int = 128 << 10
@@ -107,8 +106,6 @@ class Malloc(NamedTuple):
     trim_threshold: int = 128 << 10
     top_pad: int = 128 << 10
     alignment: int = 64
-    pin_every: int = 0
-    pin_phase: int = 0
 
 
 MALLOC = Malloc()
@@ -246,7 +243,7 @@ def _return_segments(block: I8, free: I4, number: I8) -> int:
 
 
 # Entries of glibc's state: start and end of the top chunk (the end is that of the heap), the chunk below it, the end of
-# what was ever written, the trim threshold, and how many chunks alignment left.
+# what was ever written, the trim threshold, and how many chunks that alignment left are remembered.
 _TOP, _END, _LAST, _TOUCHED, _TRIM, _LEADS = range(6)
 
 
@@ -256,7 +253,9 @@ def glibc_malloc(event: I8, size: I8, rules: Malloc) -> Held:
 
     Free chunks coalesce with their neighbours and the best fit is taken, as from the sorted large bins; the heap
     grows by brk; what is mapped lies above 2^46 in this model. The caches of chunks below 1 KiB (tcache, fastbins)
-    are left out: no tensor that matters is that small.
+    are left out: no tensor that matters is that small. But small objects matter to tensors: aligning leaves a chunk
+    below 128 bytes in front of most blocks, small objects take these, the last that was left first, and where one
+    outlives the blocks beside it, their chunks cannot merge. A block of size `SMALL` is such an object.
 
     Args:
         event: (e,) signed block numbers.
@@ -269,15 +268,20 @@ def glibc_malloc(event: I8, size: I8, rules: Malloc) -> Held:
     e = event.shape[0]
     # no request is shorter than its least chunk and the room to align in
     block, free, number = new_blocks(4 * e + 4, 32 + rules.alignment + 48)
-    state = np.array([0, 0, NONE, 0, rules.trim_threshold, rules.pin_phase])
+    state = np.array([0, 0, NONE, 0, rules.trim_threshold, 0])
     mapped, mapped_resident, next_map = np.int64(0), np.int64(0), np.int64(1) << 46
     mmap_threshold = rules.mmap_threshold
     row_of, where = np.full(size.shape[0], NONE), np.full(size.shape[0], NONE)
-    map_of = np.zeros(size.shape[0], np.int64)
+    map_of, leads = np.zeros(size.shape[0], np.int64), np.empty((e + 1, 2), np.int64)
     reserved, resident = np.zeros(e + 1, np.int64), np.zeros(e + 1, np.int64)
     for i in range(e):
         b = abs(event[i]) - 1
-        if event[i] < 0 and map_of[b] > 0:
+        if size[b] == SMALL:
+            if event[i] > 0:
+                row_of[b] = _take_lead(block, state, leads)
+            elif row_of[b] != NONE:
+                _free_chunk(block, free, number, state, row_of[b], rules.top_pad)
+        elif event[i] < 0 and map_of[b] > 0:
             mapped -= map_of[b]
             mapped_resident -= _round_up(size[b], PAGE)
             if rules.dynamic and mmap_threshold < map_of[b] <= rules.mmap_threshold_max:
@@ -298,9 +302,9 @@ def glibc_malloc(event: I8, size: I8, rules: Malloc) -> Held:
                 mapped_resident += _round_up(size[b], PAGE)
             else:
                 if s != NONE:
-                    s = _cut_free(block, free, number, state, s, chunk, need, rules)
+                    s = _cut_free(block, free, number, state, leads, s, chunk, need, rules)
                 else:
-                    s = _cut_top(block, number, state, chunk, need, rules)
+                    s = _cut_top(block, number, state, leads, chunk, need, rules)
                 row_of[b] = s
                 where[b] = block[s, ADDRESS] + 16
                 state[_TOUCHED] = max(state[_TOUCHED], block[s, ADDRESS] + chunk)
@@ -317,21 +321,36 @@ def _lead(address: int, alignment: int) -> int:
 
 
 @njit(cache=True, inline="always")
-def _lead_is_free(state: I8, rules: Malloc) -> int:
-    """Whether the chunk that alignment leaves stays free: 1, or 0 if a small object takes it."""
+def _remember_lead(block: I8, state: I8, leads: I8, s: int) -> None:
+    """Note a chunk that alignment left: row and address, because rows are used again."""
+    leads[state[_LEADS], 0], leads[state[_LEADS], 1] = s, block[s, ADDRESS]
     state[_LEADS] += 1
-    return 0 if rules.pin_every > 0 and state[_LEADS] % rules.pin_every == 0 else 1
+
+
+@njit(cache=True)
+def _take_lead(block: I8, state: I8, leads: I8) -> int:
+    """The last chunk that alignment left and that has not merged since; `NONE` if there is none."""
+    while state[_LEADS] > 0:
+        state[_LEADS] -= 1
+        s, address = leads[state[_LEADS], 0], leads[state[_LEADS], 1]
+        if block[s, IS_FREE] and block[s, ADDRESS] == address and block[s, LENGTH] < 128 and address < state[_TOP]:
+            block[s, IS_FREE] = 0
+            return int(s)
+    return NONE
 
 
 @njit(cache=True, inline="always")
-def _cut_free(block: I8, free: I4, number: I8, state: I8, s: int, chunk: int, need: int, rules: Malloc) -> int:
+def _cut_free(
+    block: I8, free: I4, number: I8, state: I8, leads: I8, s: int, chunk: int, need: int, rules: Malloc
+) -> int:
     """Cut `chunk` bytes, aligned, out of a picked chunk; what is before and behind them is free again.
 
     Neither neighbour of the picked chunk is free, so nothing merges; what is before is too short to be picked.
     """
     lead = _lead(block[s, ADDRESS], rules.alignment)
     if lead > 0:
-        block[s, IS_FREE] = _lead_is_free(state, rules)
+        block[s, IS_FREE] = 1
+        _remember_lead(block, state, leads, s)
         s = split(block, number, s, lead)
     whole = block[s, LENGTH]
     keep = chunk
@@ -346,7 +365,7 @@ def _cut_free(block: I8, free: I4, number: I8, state: I8, s: int, chunk: int, ne
 
 
 @njit(cache=True, inline="always")
-def _cut_top(block: I8, number: I8, state: I8, chunk: int, need: int, rules: Malloc) -> int:
+def _cut_top(block: I8, number: I8, state: I8, leads: I8, chunk: int, need: int, rules: Malloc) -> int:
     """Cut `chunk` bytes, aligned, off the top, which grows if it is too small."""
     top = state[_END] - state[_TOP]
     if top < need + 32:
@@ -354,7 +373,8 @@ def _cut_top(block: I8, number: I8, state: I8, chunk: int, need: int, rules: Mal
     lead = _lead(state[_TOP], rules.alignment)
     if lead > 0:
         first = make_block(block, number, state[_TOP], lead, state[_LAST], NONE)
-        block[first, IS_FREE] = _lead_is_free(state, rules)
+        block[first, IS_FREE] = 1
+        _remember_lead(block, state, leads, first)
         state[_LAST] = first
     keep = chunk if need - lead - chunk > 32 else need - lead
     s = make_block(block, number, state[_TOP] + lead, keep, state[_LAST], NONE)

@@ -29,15 +29,17 @@ def training_events(n: int) -> tuple[np.ndarray, ...]:
 def main() -> None:
     n = 2860
     size, birth, death, workspace = training_events(n)
-    event = allocation_events(birth, death, workspace, birth, 1)[:10_000]
-    both = np.concatenate((size, workspace))
+    used = np.flatnonzero(workspace)
+    block = np.concatenate((size, workspace[used]))
+    born, dies = np.concatenate((birth, used)), np.concatenate((death, used + 1))
+    event = allocation_events(born, dies, born, n, 2)[:10_000]
     cases: dict[str, Callable[[], object]] = {
         "live_bytes": lambda: live_bytes(size, birth, death, workspace),
-        "allocation_events": lambda: allocation_events(birth, death, workspace, birth, 1),
-        "caching allocator": lambda: caching_allocator(event, both, CACHING, 0),
-        "caching, expandable": lambda: caching_allocator(event, both, EXPANDABLE, 0),
-        "glibc malloc": lambda: glibc_malloc(event, both, MALLOC),
-        "glibc malloc, pinned": lambda: glibc_malloc(event, both, PINNED_MALLOC),
+        "allocation_events": lambda: allocation_events(born, dies, born, n, 1),
+        "caching allocator": lambda: caching_allocator(event, block, CACHING, 0),
+        "caching, expandable": lambda: caching_allocator(event, block, EXPANDABLE, 0),
+        "glibc malloc": lambda: glibc_malloc(event, block, MALLOC),
+        "glibc malloc, pinned": lambda: glibc_malloc(event, block, PINNED_MALLOC),
     }
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for run in cases.values():

@@ -105,8 +105,7 @@ class Glibc:
     trim_threshold: int = 128 << 10
     top_pad: int = 128 << 10
     alignment: int = 64
-    pin_every: int = 0
-    leads: int = 0
+    leads: list[Block] = field(default_factory=list)
     chunks: list[Block] = field(default_factory=list)
     heap: int = 0
     touched: int = 0
@@ -153,9 +152,8 @@ class Glibc:
             lead = Block(taken.address, start - taken.address, free=False)
             self.chunks.insert(self._index(taken), lead)
             taken.address, taken.size = start, taken.size - lead.size
-            self.leads += 1
-            if not self.pin_every or self.leads % self.pin_every:
-                self._release(lead)
+            self._release(lead)
+            self.leads.append(next(b for b in self.chunks if b.address == lead.address))
         if taken.size > chunk + 32:
             rest = Block(taken.address + chunk, taken.size - chunk, free=False)
             self.chunks.insert(self._index(taken) + 1, rest)
@@ -163,6 +161,18 @@ class Glibc:
             self._release(rest)
         self.touched = max(self.touched, taken.address + chunk)
         return taken.address + 16
+
+    def small(self) -> Block | None:
+        """The last chunk that alignment left and that still is one."""
+        while self.leads:
+            lead = self.leads.pop()
+            if lead.free and lead.size < 128 and any(b is lead for b in self.chunks):
+                lead.free = False
+                return lead
+        return None
+
+    def free_small(self, block: Block) -> None:
+        self._release(block)
 
     def free(self, address: int) -> None:
         if address in self.maps:

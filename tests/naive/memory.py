@@ -15,20 +15,18 @@ def live_bytes(size: Sequence[int], birth: Sequence[int], death: Sequence[int], 
 
 
 def allocation_events(
-    birth: Sequence[int], death: Sequence[int], workspace: Sequence[int], first_birth: Sequence[int], steps: int
+    birth: Sequence[int], death: Sequence[int], first_birth: Sequence[int], ops: int, steps: int
 ) -> list[int]:
     """Signed block numbers of `steps` runs."""
-    s, n = len(birth), len(workspace)
-    lives = [i for i in range(s) if birth[i] < death[i]]
+    lives = [i for i in range(len(birth)) if birth[i] < death[i]]
     events = []
     for step in range(steps):
         born = first_birth if step == 0 else birth
         if step > 0:
-            events += [-(i + 1) for i in lives if birth[i] >= 0 and death[i] == n]
+            events += [-(i + 1) for i in lives if birth[i] >= 0 and death[i] == ops]
         else:
             events += [i + 1 for i in lives if born[i] == -1]
-        for k in range(n):
+        for k in range(ops):
             events += [-(i + 1) for i in lives if death[i] == k and (birth[i] >= 0 or step == 0)]
             events += [i + 1 for i in lives if born[i] == k]
-            events += [s + k + 1, -(s + k + 1)] if workspace[k] > 0 else []
     return events
