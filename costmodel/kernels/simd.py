@@ -2,8 +2,8 @@
 
 A kernel is a plain `@njit` loop that calls a module-level `@intrinsic`; the intrinsic's code generator writes
 its body with `Simd`, sixteen lanes at a time. The IR is generic (LLVM splits the vectors for AVX2 and NEON),
-except inside `dot_u8s8`, which is one instruction of AVX-512 VNNI where `has_vnni()` says so *before* anything is
-compiled (LLVM aborts the process where the host lacks it), and exact generic IR elsewhere.
+except inside `dot_u8s8`, which is one instruction of AVX-512 VNNI or of Arm's dot products where `dot_instruction()`
+says so *before* anything is compiled (LLVM aborts the process where the host lacks it), and exact elsewhere.
 
     @intrinsic
     def axpy16(typingctx, a, x, y):                       # y[0:16] += a * x[0:16]; x and y are addresses
@@ -37,7 +37,7 @@ from numba.core import cgutils, config
 
 from ..errors import CostmodelError
 
-__all__ = ["LANES", "VERSION", "Cell", "Simd", "Vec", "has_vnni", "intrinsic", "require"]
+__all__ = ["LANES", "VERSION", "Cell", "Simd", "Vec", "dot_instruction", "intrinsic", "require"]
 
 intrinsic: Any = extending.intrinsic  # the typing context that it adds is not in its static type
 
@@ -84,20 +84,28 @@ def require(version: int) -> None:
         )
 
 
-@cache
-def has_vnni() -> bool:
-    """Whether the CPU that numba compiles for has 512-bit int8 dot products (AVX-512 VNNI).
-
-    `NUMBA_CPU_NAME` wins over the host: another CPU has them only if `NUMBA_CPU_FEATURES` lists them.
-    """
-    if platform.machine().lower() not in ("x86_64", "amd64") or llvm.llvm_version_info[0] < 22:
-        return False  # older LLVM takes <16 x i32> operands: the exact fallback runs there
-    wanted = ("avx512f", "avx512bw", "avx512vnni")
+def _features() -> dict[str, bool]:
+    """Features of the CPU that numba compiles for: the host's, or those that `NUMBA_CPU_FEATURES` lists for another."""
     if getattr(config, "CPU_NAME", None) not in (None, "", "host"):
-        features = (getattr(config, "CPU_FEATURES", None) or "").split(",")
-        return all(f"+{name}" in features for name in wanted)
-    host = llvm.get_host_cpu_features()
-    return all(host.get(name, False) for name in wanted)
+        listed = (getattr(config, "CPU_FEATURES", None) or "").split(",")
+        return {name[1:]: name[0] == "+" for name in listed if name}
+    return dict(llvm.get_host_cpu_features())
+
+
+@cache
+def dot_instruction() -> str:
+    """How four products of bytes are added: ``vnni`` (AVX-512), ``usdot`` or ``sdot`` (Arm), or ``generic``.
+
+    Asked before anything is compiled: LLVM aborts the process where an instruction is missing. LLVM older than 22 takes
+    other operands for the first: the exact generic form runs there.
+    """
+    machine, has = platform.machine().lower(), _features()
+    if machine in ("x86_64", "amd64"):
+        wanted = ("avx512f", "avx512bw", "avx512vnni")
+        return "vnni" if llvm.llvm_version_info[0] >= 22 and all(has.get(f, False) for f in wanted) else "generic"
+    if machine in ("aarch64", "arm64"):
+        return "usdot" if has.get("i8mm", False) else "sdot" if has.get("dotprod", False) else "generic"
+    return "generic"
 
 
 @dataclass(frozen=True)
@@ -460,17 +468,34 @@ class Simd:
     def dot_u8s8(self, acc: Vec, unsigned: Vec, signed: Vec) -> Vec:
         """acc (16 x i32) += 4 products of u8 by s8 a lane, exact, from any vectors of 64 bytes.
 
-        One instruction where `has_vnni()`; elsewhere even and odd bytes as 16-bit lanes, whose products are added in
-        pairs (pmaddwd on x86, smull and addp on Arm).
+        One instruction where there is one (`dot_instruction`); elsewhere even and odd bytes as 16-bit lanes, whose
+        products are added in pairs (pmaddwd on x86, smull and addp on Arm).
         """
-        if has_vnni():
-            bytes_ = ir.VectorType(_I8, 64)
-            call = self._function("llvm.x86.avx512.vpdpbusd.512", acc.type, [acc.type, bytes_, bytes_])
-            operands = [self.bitcast(v, "i8").value for v in (unsigned, signed)]
-            return Vec(self, self.builder.call(call, [acc.value, *operands]))
+        how = dot_instruction()
+        if how == "vnni":
+            u, w = (self.bitcast(v, "i8") for v in (unsigned, signed))
+            call = self._function("llvm.x86.avx512.vpdpbusd.512", acc.type, [acc.type, u.type, w.type])
+            return Vec(self, self.builder.call(call, [acc.value, u.value, w.value]))
+        if how in ("usdot", "sdot"):
+            return self._dot_arm(how, acc, self.bitcast(unsigned, "i8"), self.bitcast(signed, "i8"))
         u, w = self.bitcast(unsigned, "i16"), self.bitcast(signed, "i16")
         even = self._dot_i16(u & 255, (w << 8).shift_signed(8))
         return acc + even + self._dot_i16(u >> 8, w.shift_signed(8))
+
+    def _dot_arm(self, how: str, acc: Vec, u: Vec, w: Vec) -> Vec:
+        """In quarters of 16 bytes; without usdot, u·w = (u - 128)·w + 64·w + 64·w."""
+        result, parts = [], range(4)
+        name = f"llvm.aarch64.neon.{how}.v4i32.v16i8"
+        for p in parts:
+            sums = self._lanes(acc, range(4 * p, 4 * p + 4))
+            a, b = (self._lanes(v, range(16 * p, 16 * p + 16)) for v in (u, w))
+            terms = [a] if how == "usdot" else [a ^ -128, self.splat(64, 16, "i8"), self.splat(64, 16, "i8")]
+            call = self._function(name, sums.type, [sums.type, b.type, b.type])
+            for term in terms:
+                sums = Vec(self, self.builder.call(call, [sums.value, term.value, b.value]))
+            result.append(sums)
+        halves = [self.shuffle(result[i], result[i + 1], range(8)) for i in (0, 2)]
+        return self.shuffle(*halves, range(16))
 
     def _dot_i16(self, a: Vec, b: Vec) -> Vec:
         """32 x i16 by 32 x i16: products of neighbours added, 16 x i32."""

@@ -65,9 +65,8 @@ def gemv(copies: int, repeats: int) -> None:
     base = np.median(rates["read-only sum"])
     print(f"GEMV {N}x{K}, {copies} copies in rotation ({copies * N * K / 2**20:.0f} MiB int8), {repeats} repeats")
     for name, values in rates.items():
-        print(
-            f"  {name:14s} median {np.median(values):6.1f} max {max(values):6.1f} GB/s  of read {np.median(values) / base:5.2f}"
-        )
+        median = np.median(values)
+        print(f"  {name:14s} median {median:6.1f} max {max(values):6.1f} GB/s  of read {median / base:5.2f}")
 
 
 def gemm(rows: int, repeats: int) -> None:
