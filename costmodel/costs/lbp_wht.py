@@ -147,12 +147,13 @@ class Blocks(NamedTuple):
 @cache
 def backward_blocks(
     images: int, grid: tuple[int, int], prefix: int, tile: int, rank: int, padding: str,
-    inputs: int, outputs: int, needs_input: bool,
+    inputs: int, outputs: int, needs_input: bool, convolution: bool = False,
 ) -> Blocks:  # fmt: skip
     """Blocks that keep the peak at that of the exact layer: g_x itself holds ĝ and ĝW until it is written.
 
     ĝW stands right-aligned in g_x, so that un-projecting from the first row of tiles on overwrites only what has been
-    read; a block of ĝ stands in front of it. Where rT ≥ n there is no such room and both are allocated.
+    read; a block of ĝ stands in front of it. Where rT ≥ n there is no such room and both are allocated. A convolution
+    is un-projected an image at a time, from a copy of its coefficients outside the allocator.
 
     >>> backward_blocks(8, (14, 14), 0, 8, 3, "zero", 384, 1536, True)
     Blocks(channels=1536, inside=True, spilled=0, workspace=0)
@@ -168,8 +169,14 @@ def backward_blocks(
     room = (images * tokens - coefficients) * inputs // rows
     inside = room >= min(_LEAST_CHANNELS, outputs) if outputs % LANES == 0 else room >= outputs
     channels = _fitted(min(widest, room) if inside else widest, outputs)
-    spilled = _spilled(images, grid, prefix, tile, rank, padding)
-    if inputs % LANES:  # the last vector of channels is done twice, which must not read what was written
+    if convolution:
+        fits = coefficients <= images * tokens
+        spilled = 0 if fits else images * -(-grid[0] // tile)
+    else:
+        spilled = _spilled(images, grid, prefix, tile, rank, padding)
+    if (
+        inputs % LANES and not convolution
+    ):  # the last vector of channels is done twice, which must not read what was written
         spilled = images * -(-grid[0] // tile)
     kept_outside = spilled * -(-grid[1] // tile) * rank + images * prefix
     return Blocks(channels, inside, spilled, kept_outside * inputs + (0 if inside else rows * channels))
@@ -305,7 +312,7 @@ def _workspace(op: OpSpec, layer: _Layer, to_x: bool, to_w: bool) -> int:
         return 0
     blocks = backward_blocks(
         layer.images, layer.grid, layer.prefix, layer.tile, len(layer.bases), layer.padding,
-        layer.inputs, layer.outputs, bool(to_x),
+        layer.inputs, layer.outputs, bool(to_x), len(op.inputs[2].shape) == 4,
     )  # fmt: skip
     return blocks.workspace * op.inputs[0].itemsize
 

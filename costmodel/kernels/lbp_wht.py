@@ -17,9 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..costs.matmul import LANES
 from . import register
-from .reduced import backward_tokens, fits, project_rows
+from .reduced import backward_rows, fits, project_rows
 from .wht import Tiling, project, unproject
 
 __all__ = ["lbp_wht", "lbp_wht_apply", "lbp_wht_backward"]
@@ -52,8 +51,8 @@ def _forward(
         y = torch.nn.functional.conv2d(x, weight, bias)
     else:
         y = torch.nn.functional.linear(x, weight, bias)
-    if weight.ndim == 2 and fits(x) and x.shape[2] >= LANES:
-        x_hat = x.new_empty((tiling.rows(x.shape[0]), x.shape[2]))
+    if fits(x, weight, tiling):
+        x_hat = x.new_empty((tiling.rows(x.shape[0]), weight.shape[1]))
         project_rows(x, tiling, x_hat, 1.0)
         return y, x_hat
     return y, project(_tokens_last(x), tiling, mean=False).contiguous()
@@ -76,9 +75,9 @@ def _backward(
     tiling = _tiling(grid, prefix, tile, bases, padding)
     convolution = weight.ndim == 4
     tokens = _tokens_last(g)
-    if not convolution and fits(g, weight) and min(weight.shape) >= LANES:
-        g_x, g_w = backward_tokens(g, x_hat, weight, tiling, mask[0], mask[1])
-        return g_x, g_w, g.sum((0, 1)) if mask[2] else g.new_empty(0)
+    if fits(g, weight, tiling):
+        g_x, g_w = backward_rows(g, x_hat, weight, tiling, mask[0], mask[1])
+        return g_x, g_w, tokens.sum((0, 1)) if mask[2] else g.new_empty(0)
     g_hat = project(tokens, tiling, mean=True)
     g_x, g_w, g_b = (g.new_empty(0) for _ in range(3))
     if mask[0]:

@@ -19,9 +19,10 @@ from ..costs.lbp_wht import backward_blocks, kept_sequencies
 from ..costs.matmul import LANES
 from .gemm_f32 import gemm
 from .wht import Tiling, home_map, token_map
+from .wht_planes import project_planes, unproject_planes
 from .wht_simd import project_tokens, unproject_tokens
 
-__all__ = ["backward_tokens", "fits", "project_rows"]
+__all__ = ["backward_rows", "fits", "project_rows"]
 
 _KINDS: dict[torch.dtype, np.ndarray] = {torch.float32: np.empty(0, np.float32), torch.bfloat16: np.empty(0, np.int16)}
 
@@ -56,22 +57,56 @@ def _wide_registers() -> bool:
     return bool(llvm.get_host_cpu_features().get("avx512f", False))
 
 
-def fits(*tensors: Tensor) -> bool:
-    """Whether the vector kernels take these tensors: fp32 or bf16 on a CPU."""
-    return all(t.dtype in _KINDS and t.device.type == "cpu" for t in tensors)
+def fits(x: Tensor, weight: Tensor, tiling: Tiling) -> bool:
+    """Whether the vector kernels take a layer: fp32 (or bf16 rows) on a CPU, 16 channels, a map of 16 positions."""
+    outputs, inputs = weight.shape[:2]
+    wide = min(outputs, inputs) >= LANES and x.dtype == weight.dtype
+    if x.device.type != "cpu" or not wide:
+        return False
+    return x.dtype == torch.float32 and tiling.tokens >= LANES if weight.ndim == 4 else x.dtype in _KINDS
 
 
 def project_rows(x: Tensor, tiling: Tiling, out: Tensor, scale: float) -> None:
-    """Reduced rows of x (B, prefix + h·w, C) into out (rows, C); either may be a slice of wider channels, C ≥ 16."""
-    images, _, channels = x.shape
-    t, kind, prefix = _tables(tiling), _KINDS[x.dtype], tiling.prefix
+    """Reduced rows of x (B, prefix + h·w, C) or (B, C, h, w) into out (rows, C).
+
+    Either may be a slice of wider channels; at least 16 of them.
+    """
+    t, kind, prefix, images = _tables(tiling), _KINDS[x.dtype], tiling.prefix, x.shape[0]
+    if x.ndim == 4:
+        project_planes(
+            x.data_ptr(), x.stride(0), out.data_ptr(), out.stride(0), images, x.shape[1], tiling.tokens,
+            t.places, tiling.tile, t.along, t.down, t.slots, tiling.rank, scale,
+        )  # fmt: skip
+        return
     start = x.data_ptr() + prefix * x.stride(1) * kind.itemsize
     project_tokens(
-        start, kind, x.stride(0), x.stride(1), out.data_ptr(), out.stride(0), images, channels,
+        start, kind, x.stride(0), x.stride(1), out.data_ptr(), out.stride(0), images, x.shape[2],
         t.places, tiling.tile, t.along, t.down, t.slots, tiling.rank, scale,
     )  # fmt: skip
     if prefix:
-        out[-images * prefix :].view(images, prefix, channels).copy_(x[:, :prefix])
+        out[-images * prefix :].view(images, prefix, -1).copy_(x[:, :prefix])
+
+
+def _unproject(g_x: Tensor, head: Tensor, tail: Tensor, spilled_lines: int, tiling: Tiling) -> None:
+    """g_x from the coefficients of its first rows of tiles in `head` and of the others, and the prefix, in `tail`."""
+    t, kind, prefix, images = _tables(tiling), _KINDS[g_x.dtype], tiling.prefix, g_x.shape[0]
+    if g_x.ndim == 4:
+        source = head if len(head) else tail
+        unproject_planes(
+            source.data_ptr(), g_x.data_ptr(), g_x.stride(0), images, g_x.shape[1], tiling.tokens,
+            t.homes, tiling.tile, t.along, t.down, t.slots, tiling.rank,
+        )  # fmt: skip
+        return
+    down, across = (-(-n // tiling.tile) for n in tiling.grid)
+    lines, inputs = images * down, g_x.shape[2]
+    start = g_x.data_ptr() + prefix * inputs * kind.itemsize
+    for source, begin, stop in ((head, 0, lines - spilled_lines), (tail, lines - spilled_lines, lines)):
+        unproject_tokens(
+            source.data_ptr(), kind, start, g_x.stride(0), inputs, begin, stop, inputs,
+            across, t.homes, tiling.tile, t.along, t.down, t.slots, tiling.rank,
+        )  # fmt: skip
+    if prefix:
+        g_x[:, :prefix].copy_(tail[-images * prefix :].view(images, prefix, inputs))
 
 
 def _multiply(a: Tensor, b: Tensor, out: Tensor, tail: Tensor, add: bool) -> None:
@@ -89,49 +124,38 @@ def _multiply(a: Tensor, b: Tensor, out: Tensor, tail: Tensor, add: bool) -> Non
             torch.addmm(target, rows, b, out=target) if add else torch.mm(rows, b, out=target)
 
 
-def backward_tokens(
+def backward_rows(
     g: Tensor, x_hat: Tensor, weight: Tensor, tiling: Tiling, needs_input: bool, needs_weight: bool
 ) -> tuple[Tensor, Tensor]:
-    """g_x (B, L, Ci) and g_W (Co, Ci) of g (B, L, Co), x̂ and W (Co, Ci); an empty tensor for what is not needed."""
-    images, tokens, outputs = g.shape
-    inputs, prefix = weight.shape[1], tiling.prefix
+    """g_x and g_W of g (B, L, Co) or (B, Co, h, w), x̂ and W; an empty tensor for what is not needed."""
+    images, (outputs, inputs) = g.shape[0], weight.shape[:2]
+    convolution, flat_weight = g.ndim == 4, weight.view(outputs, inputs)
     coefficients = images * tiling.tiles * tiling.rank
-    rows = coefficients + images * prefix
+    rows = coefficients + images * tiling.prefix
     blocks = backward_blocks(
-        images, tiling.grid, prefix, tiling.tile, tiling.rank, tiling.padding, inputs, outputs, needs_input
-    )
-    down, across = (-(-n // tiling.tile) for n in tiling.grid)
-    spilled = blocks.spilled * across * tiling.rank
+        images, tiling.grid, tiling.prefix, tiling.tile, tiling.rank, tiling.padding, inputs, outputs,
+        needs_input, convolution,
+    )  # fmt: skip
     g_w = g.new_empty((outputs, inputs) if needs_weight else 0)
-    g_x = g.new_empty((images, tokens, inputs) if needs_input else 0)
-    head, tail = g_x, g_x
+    shape = (images, inputs, *tiling.grid) if convolution else (images, tiling.tokens, inputs)
+    g_x = g.new_empty(shape if needs_input else 0)
+    head = tail = g_x
     if needs_input:
-        end = images * tokens
-        head = (
-            g_x.view(end, inputs)[end - coefficients : end - spilled]
-            if spilled < coefficients
-            else g_x.view(-1, inputs)[:0]
-        )
-        tail = g.new_empty((spilled + images * prefix, inputs))
-    flat = g_x.view(-1) if blocks.inside else g.new_empty(rows * blocks.channels)
-    for first in range(0, outputs, blocks.channels):
-        part = slice(first, min(first + blocks.channels, outputs))
+        end = images * tiling.tokens
+        spilled = blocks.spilled * -(-tiling.grid[1] // tiling.tile) * tiling.rank
+        body = g_x.view(end, inputs)
+        head = body[end - coefficients : end - spilled] if spilled < coefficients else body[:0]
+        tail = g.new_empty((spilled + images * tiling.prefix, inputs))
+    block = g_x.view(-1) if blocks.inside else g.new_empty(rows * blocks.channels)
+    for begin in range(0, outputs, blocks.channels):
+        part = slice(begin, min(begin + blocks.channels, outputs))
         width = part.stop - part.start
-        g_hat = flat[: rows * width].view(rows, width)
-        project_rows(g[:, :, part], tiling, g_hat, 1 / tiling.tile**2)
+        g_hat = block[: rows * width].view(rows, width)
+        project_rows(g[:, part] if convolution else g[:, :, part], tiling, g_hat, 1 / tiling.tile**2)
         if needs_weight:
             _multiply(g_hat.T, x_hat, g_w[part], g_w[:0], add=False)
         if needs_input:
-            _multiply(g_hat, weight[part], head, tail, add=first > 0)
+            _multiply(g_hat, flat_weight[part], head, tail, add=begin > 0)
     if needs_input:
-        t, kind = _tables(tiling), _KINDS[g.dtype]
-        lines = images * down
-        start = g_x.data_ptr() + prefix * inputs * kind.itemsize
-        for source, begin, stop in ((head, 0, lines - blocks.spilled), (tail, lines - blocks.spilled, lines)):
-            unproject_tokens(
-                source.data_ptr(), kind, start, tokens * inputs, inputs, begin, stop, inputs,
-                across, t.homes, tiling.tile, t.along, t.down, t.slots, tiling.rank,
-            )  # fmt: skip
-        if prefix:
-            g_x[:, :prefix].copy_(tail[spilled:].view(images, prefix, inputs))
-    return g_x, g_w
+        _unproject(g_x, head, tail, blocks.spilled, tiling)
+    return g_x, g_w.view(weight.shape) if needs_weight else g_w

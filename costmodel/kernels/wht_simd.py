@@ -20,7 +20,7 @@ from ..costs.lbp_wht import halves
 from .simd import LANES, Simd, Vec, intrinsic, require
 from .wht import TILES
 
-__all__ = ["project_tokens", "unproject_tokens"]
+__all__ = ["CASE", "backward_pass", "forward_pass", "grid_tables", "project_tokens", "unproject_tokens"]
 
 require(1)
 _BUFFER_FLOATS = 65536
@@ -100,7 +100,7 @@ def _pass(body: Callable[..., None], context: Any, builder: Any, args: Any) -> A
 
 
 @intrinsic
-def _forward_pass(
+def forward_pass(
     typingctx: Any, case: Any, source: Any, at: Any, target: Any, to: Any, channels: Any, scale: Any, x: Any, y: Any
 ) -> Any:
     """y[k][to …] = scale · Σ w_k[m] x[m][at …] for `channels` channels; x and y are the tables source and target."""
@@ -118,10 +118,10 @@ def _forward_pass(
 
 
 @intrinsic
-def _backward_pass(
+def backward_pass(
     typingctx: Any, case: Any, source: Any, at: Any, target: Any, to: Any, channels: Any, x: Any, y: Any
 ) -> Any:
-    """y[m][to …] = Σ w_k[m] x[k][at …] for `channels` channels: the transpose of `_forward_pass`."""
+    """y[m][to …] = Σ w_k[m] x[k][at …] for `channels` channels: the transpose of `forward_pass`."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         def body(s: Simd, tile: int, keep: int, source: Any, at: Any, target: Any, to: Any) -> None:
@@ -154,7 +154,7 @@ def _chunks(width: int, channels: int) -> int:
 
 
 @njit(cache=True)
-def _grid_tables(buffer: int, tile: int, along: int, width: int, by_row: np.ndarray, by_column: np.ndarray) -> None:
+def grid_tables(buffer: int, tile: int, along: int, width: int, by_row: np.ndarray, by_column: np.ndarray) -> None:
     """Addresses of the places (row i, sequency j) of a tile's buffer, in the order of either pass."""
     for i in range(tile):
         for j in range(along):
@@ -184,7 +184,7 @@ def project_tokens(
     buffer = np.empty(tile * along * width, np.float32)
     sources, targets = np.empty(tile * tile, np.int64), np.empty(tile * tile, np.int64)
     by_row, by_column = np.empty(tile * along, np.int64), np.empty(along * tile, np.int64)
-    _grid_tables(buffer.ctypes.data, tile, along, width, by_row, by_column)
+    grid_tables(buffer.ctypes.data, tile, along, width, by_row, by_column)
     for t in range(images * tiles):
         image, rows = x + t // tiles * image_step * size, out + t * rank * out_step * size
         for p in range(tile * tile):
@@ -194,12 +194,12 @@ def project_tokens(
         for number in range(_chunks(width, channels)):
             start, count = _chunk(number, width, channels)
             for i in range(tile):
-                _forward_pass(
+                forward_pass(
                     tile * CASE + along, sources.ctypes.data + i * tile * 8, start,
                     by_row.ctypes.data + i * along * 8, 0, count, np.float32(1), kind, buffer,
                 )  # fmt: skip
             for j in range(along):
-                _forward_pass(
+                forward_pass(
                     tile * CASE + down[j], by_column.ctypes.data + j * tile * 8, 0,
                     targets.ctypes.data + j * tile * 8, start, count, np.float32(scale), buffer, kind,
                 )  # fmt: skip
@@ -228,7 +228,7 @@ def unproject_tokens(
     sources, targets = np.empty(across * area, np.int64), np.empty(across * area, np.int64)
     by_row, by_column = np.empty((across, tile * along), np.int64), np.empty((across, along * tile), np.int64)
     for t in range(across):
-        _grid_tables(buffer.ctypes.data + t * tile * along * width * 4, tile, along, width, by_row[t], by_column[t])
+        grid_tables(buffer.ctypes.data + t * tile * along * width * 4, tile, along, width, by_row[t], by_column[t])
     for line in range(first, last):
         for p in range(across * area):
             t = line * across + p // area
@@ -241,13 +241,13 @@ def unproject_tokens(
             for t in range(across):
                 for j in range(along):
                     # a sequency that no base needs has a column of zeros: one coefficient of it gives them
-                    _backward_pass(
+                    backward_pass(
                         tile * CASE + max(down[j], 1), sources.ctypes.data + (t * area + j * tile) * 8, start,
                         by_column.ctypes.data + (t * along + j) * tile * 8, 0, count, kind, buffer,
                     )  # fmt: skip
             for t in range(across):
                 for i in range(tile):
-                    _backward_pass(
+                    backward_pass(
                         tile * CASE + along, by_row.ctypes.data + (t * tile + i) * along * 8, 0,
                         targets.ctypes.data + (t * area + i * tile) * 8, start, count, buffer, kind,
                     )  # fmt: skip
