@@ -29,7 +29,7 @@ from .lower import (
     peak_flops_per_s,
 )
 
-__all__ = ["Coverage", "Estimate", "OpRow", "Range", "estimate", "roofline"]
+__all__ = ["Coverage", "Estimate", "Memory", "OpRow", "Range", "estimate", "price_ops", "roofline"]
 
 # What a live-byte figure is known to: the replay is exact but for workspaces that no formula has.
 _LIVE = Interval(low=-0.01, high=0.01, cases=0, kind="guess", source="the bar of tests/test_validate.py")
@@ -133,7 +133,7 @@ class Estimate:
         """Whether the upper bound of what is resident fits the memory that a program can have."""
         engine = self.device.runtime[self.runtime].engine
         peak = self.memory.peak_reserved if engine == "gpu" else self.memory.peak_rss
-        return peak.point <= self.device.usable_bytes(engine)
+        return peak.high <= self.device.usable_bytes(engine)
 
     def bound_of(self, op: int) -> str:
         """The part that takes the largest share of op number `op`."""
@@ -253,8 +253,9 @@ def estimate(
         raise CostmodelError(
             f"ops without a formula: {gaps}; give each with @costmodel.cost('ns::op'), or drop --strict"
         )
-    fused = fuse(lowered, constants.fuse)
-    seconds, parts, bounds, issue_s = _price(fused, device, constants)
+    own_kernels = constants.engine == "gpu" or "norm" in constants.fuse  # not those of torch on a CPU
+    fused = fuse(lowered, constants.fuse, workspaces=not own_kernels)
+    seconds, parts, bounds, issue_s = price_ops(fused, device, constants)
     from .core.timeline import two_queues
 
     start, end = two_queues(seconds, issue_s)
@@ -288,7 +289,7 @@ def estimate(
     )
 
 
-def _price(fused: Fused, device: Device, runtime: Runtime) -> tuple[F8, F8, tuple[str, ...], F8]:
+def price_ops(fused: Fused, device: Device, runtime: Runtime) -> tuple[F8, F8, tuple[str, ...], F8]:
     """Seconds of each op, by part; the names of the parts; what the host needs to issue each op."""
     lowered = fused.lowered
     n = len(lowered.graph)

@@ -32,7 +32,7 @@ ROWS = (
     ("opfit", "calibrate"),
     ("tasks",),
     ("report",),
-    ("cli", "__main__"),
+    ("cli", "__main__", "jupyter"),
 )
 ROW_OF = {name: i for i, row in enumerate(ROWS) for name in row}
 TORCH_ROOMS = {"kernels", "methods", "models", "capture", "measure", "tasks"}

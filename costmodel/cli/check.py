@@ -15,7 +15,7 @@ def check(
     2 means that the budget cannot be used, or that a limit cannot be tested. Nothing is measured: the verdict is the
     same on every machine.
     """
-    from rich.console import Console
+    from ._console import console
 
     from ..budget import check as rows_of
     from ..budget import exit_status, load_budget
@@ -46,5 +46,5 @@ def check(
     if format == "github":
         print(render(rows, "github"))
     else:
-        Console().print(checks_table(rows))
+        console().print(checks_table(rows))
     raise typer.Exit(exit_status(rows))

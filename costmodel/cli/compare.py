@@ -24,9 +24,10 @@ def compare(
     dtype: o.Dtype = "float32",
     threads: o.Threads = 1,
     optimizer: o.Optimizer = "sgd",
+    json: o.Json = False,
 ) -> None:
     """Set two models, methods or traces side by side: which ops got dearer, where the peak of memory moved."""
-    from rich.console import Console
+    from ._console import console
 
     from ..compare import compare as compared
     from ..estimate import estimate
@@ -51,4 +52,10 @@ def compare(
         )
         for model, method in ((a, method_a), (b, method_b))
     ]
-    Console().print(comparison_table(compared(*sides)))
+    result = compared(*sides)
+    if json:
+        from json import dumps
+
+        print(dumps(result.as_dict()))
+        return
+    console().print(comparison_table(result))

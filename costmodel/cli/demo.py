@@ -10,7 +10,7 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write into.")] = Path("reports/demo"),
 ) -> None:
     """Capture, estimate, measure, validate, Pareto: the whole loop on small cases; ends with what to open."""
-    from rich.console import Console
+    from ._console import console
     from rich.rule import Rule
 
     from ..calibrate import host_device
@@ -24,23 +24,23 @@ def demo(
     from ..tasks.points import family_points
     from ._progress import bar, working
 
-    console = Console()
+    out = console()
     pi = load_device("raspberry-pi-4b")
     with working("this machine: peaks and bandwidths"):
         host = host_device()
 
     job = Job("mobilenet-v3-small,num_classes=10", "train", batch=8)
-    console.print(Rule("1  capture: one training step, traced without computing anything"))
+    out.print(Rule("1  capture: one training step, traced without computing anything"))
     with working(f"tracing {job.name}"):
         graph = job.trace()
     trace = graph.save(output / "mobilenet-v3-small-train.json.gz")
-    console.print(f"{graph!r} → {trace}\n")
+    out.print(f"{graph!r} → {trace}\n")
 
-    console.print(Rule("2  estimate: what the step costs on a Raspberry Pi 4, four threads"))
+    out.print(Rule("2  estimate: what the step costs on a Raspberry Pi 4, four threads"))
     on_pi = price(graph, pi, threads=4)
-    console.print(estimate_table(on_pi, top=6))
+    out.print(estimate_table(on_pi, top=6))
 
-    console.print(Rule("3  measure and validate: the same step, and MobileTL's, run here"))
+    out.print(Rule("3  measure and validate: the same step, and MobileTL's, run here"))
     groups = (
         (
             Job("mobilenet-v3-small,num_classes=10", "infer"),
@@ -50,15 +50,15 @@ def demo(
         (Job("transformers:mamba2-tiny", "decode", seq=32), Job("transformers:mamba2-tiny", "prefill", seq=32)),
     )
     with bar("validate") as progress:
-        validation = run_suite(groups, host, processes=2, seconds=0.7, progress=progress)
-    console.print(validation_table(validation))
+        validation = run_suite(groups, host, processes=1, seconds=0.7, progress=progress)
+    out.print(validation_table(validation))
 
-    console.print(Rule("4  Pareto: fine-tune for real, set accuracy against predicted cost"))
+    out.print(Rule("4  Pareto: fine-tune for real, set accuracy against predicted cost"))
     with bar("pareto") as progress:
         points, results = family_points("irb", [host, pi], budget="demo", progress=progress)
-    console.print(f"data: {results[0].data}")
+    out.print(f"data: {results[0].data}")
     fronts = fronts_of(points)
-    console.print(front_table(fronts))
+    out.print(front_table(fronts))
 
     page = render(
         report_of([on_pi, price(graph, host), validation, *fronts.values()]),
@@ -68,11 +68,11 @@ def demo(
     )
     pictures = [render(front, "png", output / f"pareto-{front.device}.png") for front in fronts.values()]
     timeline = render(on_pi, "perfetto", output / "step.perfetto.json")
-    console.print(Rule("open these"))
+    out.print(Rule("open these"))
     for path, what in (
         (page, "everything, interactive"),
         *((p, "the front, for a paper") for p in pictures),
         (timeline, "the predicted step as a timeline, for ui.perfetto.dev"),
         (trace, "the trace: costmodel estimate it on any device, without torch"),
     ):
-        console.print(f"  {path}  [dim]{what}[/dim]")
+        out.print(f"  {path}  [dim]{what}[/dim]")

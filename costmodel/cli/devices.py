@@ -11,20 +11,20 @@ def devices(
     ] = None,
 ) -> None:
     """List the devices there are profiles for, or one device's numbers and their sources."""
-    from rich.console import Console
+    from ._console import console
     from rich.table import Table
 
     from .. import units
     from ..device import devices as known
     from ..device import load_device
 
-    console = Console()
+    out = console()
     if name is not None:
         device = load_device(name)
         table = Table("number", "value", "kind", "source", title=f"{device.name}: {device.title}", title_justify="left")
         for place, number in device.numbers():
             table.add_row(place, f"{number.value:g}", number.kind, device.sources[number.source])
-        console.print(table)
+        out.print(table)
         return
     table = Table("device", "what it is", "memory", "runtimes", "guessed", box=None, pad_edge=False)
     for key in (*known(), *(() if "host" in known() else ("host",))):
@@ -38,4 +38,4 @@ def devices(
             ", ".join(device.runtime),
             f"{guessed} of {len(numbers)}",
         )
-    console.print(table)
+    out.print(table)

@@ -43,8 +43,8 @@ def estimate(
 
         print(dumps(result.as_dict()))
         return
-    from rich.console import Console
+    from ._console import console
 
     from ..report.text import estimate_table
 
-    Console().print(estimate_table(result))
+    console().print(estimate_table(result))

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 def methods() -> None:
     """List the methods that --method takes, with their options."""
-    from rich.console import Console
+    from ._console import console
     from rich.table import Table
 
     from ..methods import methods as known
@@ -12,4 +12,4 @@ def methods() -> None:
     for name, about in known().items():
         options = [f"{o.name}={o.allowed} (default {o.default})" for o in about.options.values()]
         table.add_row(name, about.description, "\n".join(options))
-    Console().print(table)
+    console().print(table)

@@ -31,7 +31,7 @@ def pareto(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for HTML and PNG.")] = Path("reports"),
 ) -> None:
     """Accuracy, measured, against cost, predicted on each device: which choice is not beaten, and by how much."""
-    from rich.console import Console
+    from ._console import console
 
     from ..budget import limits
     from ..device import load_device
@@ -59,7 +59,7 @@ def pareto(
         raise CostmodelError(
             f"no point has {axis}: the profiles have no sourced constants for it; choose another --axis"
         )
-    Console().print(front_table(fronts))
+    console().print(front_table(fronts))
     name = family or cast(Path, points).stem
     page = render(list(fronts.values()), "html", output / f"pareto-{name}.html", title=f"costmodel: {name}")
     pictures = [render(f, "png", output / f"pareto-{name}-{f.device}.png") for f in fronts.values()]

@@ -56,11 +56,11 @@ def validate(
 
         print(dumps(result.as_dict()))
         return
-    from rich.console import Console
+    from ._console import console
 
     from ..report.text import validation_table
 
-    Console().print(validation_table(result))
+    console().print(validation_table(result))
 
 
 def _suite(

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from ..core.timeline import two_queues
 from ..device import Device, Number
-from ..estimate import Estimate, _price
+from ..estimate import Estimate, price_ops
 from ..fusion import Fused, fuse
 from ..lower import lower
 
@@ -87,6 +87,6 @@ def _total_s(device: Device, runtime: str, fused: Fused) -> float:
     """Seconds of the step as `estimate` prices it."""
     constants = device.runtime[runtime]
     scale = constants.scale.get(fused.lowered.graph.meta.mode) or constants.scale.get("default")
-    seconds, _, _, issue_s = _price(fused, device, constants)
+    seconds, _, _, issue_s = price_ops(fused, device, constants)
     _, end = two_queues(seconds, issue_s)
     return (scale.value if scale else 1.0) * (float(end[-1]) if len(end) else 0.0)

@@ -37,6 +37,9 @@ _STYLES = {
     "does not fit": "bold red", "OVER": "red", "OVER, surely": "bold red", "unknown": "yellow", "guess": "yellow",
 }  # fmt: skip
 
+# A column of text is not squeezed below this.
+_READABLE = 14
+
 
 def render(report: Report) -> str:
     """All of a report as plain text, 110 columns wide, without colours."""
@@ -157,9 +160,18 @@ def drawn(table: Table) -> RenderableType:
             justify="right" if column.numeric else "left",
             overflow="fold",
             no_wrap=column.numeric,
+            min_width=_least_width(table, i),
         )
     for row in table.rows:
         drawing.add_row(*(Text(c.text, style=_STYLES.get(c.text, "")) for c in row))
     if not table.note:
         return drawing
     return Group(drawing, Padding(Text(table.note, style="dim"), (0, 0, 1, 1)))
+
+
+def _least_width(table: Table, i: int) -> int:
+    """Characters under which column `i` cannot be read; a narrow terminal cuts the last columns instead."""
+    words = [len(word) for word in table.columns[i].title.split()]
+    cells = [len(row[i].text) for row in table.rows]
+    longest = max([*words, *cells], default=1)
+    return longest if table.columns[i].numeric else min(_READABLE, longest)
