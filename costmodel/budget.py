@@ -83,7 +83,10 @@ def quantity(text: str | float, dimension: str) -> float:
         except ValueError:
             raise CostmodelError(f"{text!r} is not a limit; give {wanted}") from None
     else:
-        value = float(text)
+        try:
+            value = float(text)
+        except OverflowError:
+            value = math.inf
     if not (value > 0 and math.isfinite(value)):
         raise CostmodelError(f"{text!r} is not a limit; give {wanted}")
     return value

@@ -8,6 +8,7 @@ reference goes, which is when the allocator gets it back in a real run.
 from __future__ import annotations
 
 import copy
+import logging
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._library.custom_ops import CustomOpDef
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -43,6 +45,8 @@ IGNORED_OPS = frozenset(
         "aten::_assert_tensor_metadata",
     }
 )
+# Prints tracebacks of what is raised here in one line.
+_FAKE_LOG = logging.getLogger("torch._subclasses.fake_tensor")
 
 
 class Recorder(TorchDispatchMode):
@@ -235,6 +239,8 @@ def _fake_model(model: nn.Module, mode: FakeTensorMode) -> nn.Module:
                 if isinstance(tensor, nn.Parameter):
                     like = nn.Parameter(like, requires_grad=tensor.requires_grad)
                 memo[id(tensor)] = like
+    for module in model.modules():  # an op is one in the process; torch's cannot be copied
+        memo |= {id(value): value for value in vars(module).values() if isinstance(value, CustomOpDef)}
     with FakeCopyMode(mode):
         try:
             return copy.deepcopy(model, memo)
@@ -398,6 +404,7 @@ def _train(recorder: Recorder, step: Step) -> Tensor:
 @contextmanager
 def _errors_named(model: nn.Module) -> Iterator[None]:
     """Turn what torch raises under fake tensors into one line that names the op."""
+    _FAKE_LOG.disabled = True
     try:
         yield
     except CostmodelError:
@@ -414,6 +421,8 @@ def _errors_named(model: nn.Module) -> Iterator[None]:
     except Exception as error:  # what the model itself raises: wrong inputs, a mistake in it, an op that torch refuses
         said = str(error).strip().partition("\n")[0]
         raise CaptureError(f"{type(model).__name__} cannot run this step: {type(error).__name__}: {said}") from error
+    finally:
+        _FAKE_LOG.disabled = False
 
 
 def _declare(recorder: Recorder, step: Step) -> None:

@@ -176,7 +176,7 @@ class OpGraph:
             if dtype not in _DTYPES:
                 yield f"tensor_dtype[{t}]", f"{dtype!r} is not a dtype"
                 continue
-            if len(shape) != len(stride) or any(d < 0 for d in shape):
+            if len(shape) != len(stride) or not all(0 <= d <= _MAX_STORAGE_BYTES for d in shape):
                 yield f"tensor_shape[{t}]", f"shape {shape} and strides {stride} do not fit"
                 continue
             if 0 not in shape:

@@ -38,6 +38,8 @@ _UNIT_OF_DTYPE = {
     "float32": "fp32", "float64": "fp64", "bfloat16": "bf16", "float16": "fp16", "int8": "int8", "uint8": "int8",
     "complex64": "fp32", "complex128": "fp64",
 }  # fmt: skip
+# Beyond what any op has: a sum of such bytes still fits 64 bits.
+_MOST_BYTES, _MOST_FLOPS = 1 << 50, 1e30
 # Output elements of one tile of a GPU kernel: 128 × 128, the tile of cuBLAS and cuDNN at these sizes.
 _TILE_ELEMENTS = 128 * 128
 
@@ -117,12 +119,19 @@ def _cost(op: OpSpec) -> tuple[Cost, str]:
         return unknown, op.name
     try:
         cost = formula(op)
-        if len(cost.bytes_read(op)) != len(op.inputs) or len(cost.bytes_written(op)) != len(op.outputs):
+        read, written = cost.bytes_read(op), cost.bytes_written(op)
+        if len(read) != len(op.inputs) or len(written) != len(op.outputs):
             return unknown, f"{op.name} (its formula gives bytes for another number of tensors)"
-    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        return unknown, f"{op.name} (its formula does not take these arguments: {error})"
-    if not (cost.flops >= 0 and np.isfinite(cost.flops)):
-        return unknown, f"{op.name} (its formula gives {cost.flops} operations)"
+        if not all(0 <= n <= _MOST_BYTES for n in (*read, *written, cost.workspace, cost.scratch)):
+            return unknown, f"{op.name} (its formula gives bytes that cannot be)"
+        counts = (cost.flops, cost.flops if cost.work is None else cost.work, cost.calls, *cost.terms.values())
+        if not all(0 <= n <= _MOST_FLOPS for n in counts):
+            return unknown, f"{op.name} (its formula gives {cost.flops} operations)"
+        if cost.unit not in ("", *UNITS):
+            return unknown, f"{op.name} (its formula names the unit {cost.unit!r}; there are {', '.join(UNITS)})"
+    except Exception as error:  # a trace's attributes and a user's formula are anybody's: whatever it is, it is a gap
+        said = f"{type(error).__name__} {error}".partition("\n")[0]
+        return unknown, f"{op.name} (its formula does not take these arguments: {said})"
     return cost, ""
 
 
