@@ -8,11 +8,10 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from costmodel.errors import CostmodelError
-from costmodel.kernels import simd
+from costmodel.kernels import dot, simd
 from costmodel.kernels.simd import Simd
 
-
-NEEDS_VNNI = pytest.mark.skipif(simd.dot_instruction() != "vnni", reason="needs AVX-512 VNNI")
+NEEDS_VNNI = pytest.mark.skipif(dot.dot_instruction() != "vnni", reason="needs AVX-512 VNNI")
 
 
 @intrinsic
@@ -133,9 +132,7 @@ def quantise_tail(x, out, n, bits):
 
 @pytest.mark.parametrize("n", [0, 1, 7, 16, 20])
 def test_round_clamp_tail_and_bitmask(n):
-    x = np.array(
-        [0.5, 1.5, 2.5, -0.5, -1.5, 127.4, 127.6, 300, -128.4, -128.6, -300, 3.2, -3.7, 0, -0.0, 9], "f4"
-    )
+    x = np.array([0.5, 1.5, 2.5, -0.5, -1.5, 127.4, 127.6, 300, -128.4, -128.6, -300, 3.2, -3.7, 0, -0.0, 9], "f4")
     out = np.full(80, 99, np.int8)
     bits = np.zeros(1, np.uint16)
     quantise_tail(x.ctypes.data, out.ctypes.data, n, bits.ctypes.data)
@@ -162,22 +159,22 @@ def _dot(typingctx, x, y, n):
 
 
 @njit
-def dot(x, y, n):
+def inner(x, y, n):
     return _dot(x, y, n)
 
 
 def test_loop_carries_registers():
     rng = np.random.default_rng(2)
     x, y = rng.standard_normal((2, 160)).astype("f4")
-    assert dot(x.ctypes.data, y.ctypes.data, 160) == pytest.approx(float(x.astype("f8") @ y), abs=1e-4)
+    assert inner(x.ctypes.data, y.ctypes.data, 160) == pytest.approx(float(x.astype("f8") @ y), abs=1e-4)
 
 
 @intrinsic
 def _dot_bytes(typingctx, u, w, out):
     def codegen(context, builder, signature, args):
         s = Simd(builder)
-        acc = s.dot_u8s8(
-            s.splat(-7, element="i32"), s.load(args[0], "u8", lanes=64), s.load(args[1], "i8", lanes=64)
+        acc = dot.dot_u8s8(
+            s, s.splat(-7, element="i32"), s.load(args[0], "u8", lanes=64), s.load(args[1], "i8", lanes=64)
         )
         s.store(args[2], acc)
         return context.get_dummy_value()
@@ -187,7 +184,7 @@ def _dot_bytes(typingctx, u, w, out):
 
 @pytest.mark.parametrize("how", ["generic", pytest.param("vnni", marks=NEEDS_VNNI)])
 def test_dot_product_of_bytes_is_exact_at_the_extremes(monkeypatch, how):
-    monkeypatch.setattr(simd, "dot_instruction", lambda: how)
+    monkeypatch.setattr(dot, "dot_instruction", lambda: how)
 
     @njit
     def run(u, w, out):

@@ -18,7 +18,8 @@ import pytest
 from llvmlite import ir
 from numba import types
 
-from costmodel.kernels import conv_int8, gemm_int4, gemm_int8, hadamard, scan_int8, simd, ssd_int8
+from costmodel.kernels import conv_int8, dot, gemm_int4, gemm_int8, hadamard, scan_int8, ssd_int8
+from costmodel.kernels.dot import dot_u8s8
 from costmodel.kernels.simd import Simd
 
 I64, I32, I8 = ir.IntType(64), ir.IntType(32), ir.IntType(8)
@@ -111,17 +112,17 @@ def run(module, how, tmp_path: Path, sizes):
 
 @pytest.mark.parametrize("how", CPUS)
 def test_dot_products(monkeypatch, tmp_path, how):
-    monkeypatch.setattr(simd, "dot_instruction", lambda: how)
+    monkeypatch.setattr(dot, "dot_instruction", lambda: how)
     rng = np.random.default_rng(0)
     u, w = rng.integers(0, 256, 64, np.uint8), rng.integers(-128, 128, 64, np.int8)
     u[:8], w[:8] = 255, -128
 
     def body(builder, sources, targets):
         s = Simd(builder)
-        dot = s.dot_u8s8(
-            s.splat(-7, element="i32"), s.load(sources[0], "u8", lanes=64), s.load(sources[1], "i8", lanes=64)
+        total = dot_u8s8(
+            s, s.splat(-7, element="i32"), s.load(sources[0], "u8", lanes=64), s.load(sources[1], "i8", lanes=64)
         )
-        s.store(targets[0], dot)
+        s.store(targets[0], total)
 
     (got,) = run(program(body, [u, w], [64]), how, tmp_path, [64])
     want = (u.astype(np.int64) * w).reshape(16, 4).sum(1) - 7
@@ -130,7 +131,7 @@ def test_dot_products(monkeypatch, tmp_path, how):
 
 @pytest.mark.parametrize("how", CPUS)
 def test_integer_gemm_tiles(monkeypatch, tmp_path, how):
-    monkeypatch.setattr(simd, "dot_instruction", lambda: how)
+    monkeypatch.setattr(dot, "dot_instruction", lambda: how)
     rng = np.random.default_rng(1)
     k = 128
     x = rng.integers(-128, 128, (2, k), dtype=np.int8)

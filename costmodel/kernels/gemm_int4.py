@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..errors import CostmodelError
 from . import register
+from .dot import dot_u8s8
 from .gemm_int8 import output_shape
 from .panels import ADD, FLOAT, INT8, PANEL, VECTORS, check_gemm, epilogue, pack_rows, unpack_rows
 from .simd import LANES, Simd, intrinsic, require
@@ -59,7 +60,7 @@ def _group_sums(typingctx, x, k, group, out):
             first = builder.mul(g, group)
             acc = s.cell(s.splat(0, element="i32"))
             with s.loop(0, group, 64) as i:
-                acc.set(s.dot_u8s8(acc.get(), ones, s.load(x, "i8", builder.add(first, i), 64)))
+                acc.set(dot_u8s8(s, acc.get(), ones, s.load(x, "i8", builder.add(first, i), 64)))
             total = s.sum(acc.get() * -8)
             builder.store(total, s.pointer(out, "i32", g))
         return context.get_dummy_value()
@@ -96,7 +97,7 @@ def _tile(
                 for m in range(count):
                     activations = s.splat(s.word(builder.add(bases[m], i)))
                     for v in range(VECTORS):
-                        parts[m][v].set(s.dot_u8s8(parts[m][v].get(), nibbles[v], activations))
+                        parts[m][v].set(dot_u8s8(s, parts[m][v].get(), nibbles[v], activations))
             scales = builder.mul(g, s.i64(PANEL))
             for v in range(VECTORS):
                 relative = s.load_f32(group_scale, "f16", builder.add(scales, s.i64(v * LANES)))

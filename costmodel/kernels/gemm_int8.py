@@ -18,6 +18,7 @@ from numba import njit, types
 from torch import Tensor
 
 from . import register
+from .dot import dot_u8s8
 from .panels import ADD, FLOAT, INT8, PANEL, VECTORS, check_gemm, dense_rows, epilogue, pack_rows, xor_rows
 from .simd import LANES, Simd, intrinsic, require
 
@@ -49,7 +50,7 @@ def _tile(typingctx, rows, pair, x, k, panel, rowsum, row_scale, row_step, scale
             for m in range(count):
                 activations = s.splat(s.word(builder.add(bases[m], i)))
                 for v in range(VECTORS):
-                    sums[m][v].set(s.dot_u8s8(sums[m][v].get(), activations, w[v]))
+                    sums[m][v].set(dot_u8s8(s, sums[m][v].get(), activations, w[v]))
         floats = [[s.to_f32(cell.get(), "i32") for cell in row] for row in sums]
         epilogue(s, floats, joined, row_scale, row_step, scale, mode, out, stride, left)
         return context.get_dummy_value()

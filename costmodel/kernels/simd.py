@@ -1,9 +1,8 @@
 """Vector code for numba: emit the SIMD body of a loop instead of hoping for auto-vectorisation.
 
 A kernel is a plain `@njit` loop that calls a module-level `@intrinsic`; the intrinsic's code generator writes
-its body with `Simd`, sixteen lanes at a time. The IR is generic (LLVM splits the vectors for AVX2 and NEON),
-except inside `dot_u8s8`, which is one instruction of AVX-512 VNNI or of Arm's dot products where `dot_instruction()`
-says so *before* anything is compiled (LLVM aborts the process where the host lacks it), and exact elsewhere.
+its body with `Simd`, sixteen lanes at a time. The IR is generic: LLVM splits the vectors for AVX2 and NEON. What needs
+an instruction of its own is in `dot.py`.
 
     @intrinsic
     def axpy16(typingctx, a, x, y):                       # y[0:16] += a * x[0:16]; x and y are addresses
@@ -24,20 +23,17 @@ with the `VERSION` it was written for, so that a new emitter means an edit, and 
 from __future__ import annotations
 
 import contextlib
-import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import extending
-from numba.core import cgutils, config
+from numba.core import cgutils
 
 from ..errors import CostmodelError
 
-__all__ = ["LANES", "VERSION", "Cell", "Simd", "Vec", "dot_instruction", "intrinsic", "require"]
+__all__ = ["LANES", "VERSION", "Cell", "Simd", "Vec", "intrinsic", "require"]
 
 intrinsic: Any = extending.intrinsic  # the typing context that it adds is not in its static type
 
@@ -82,30 +78,6 @@ def require(version: int) -> None:
             f"kernels written for emitter version {version}, simd.py is {VERSION}: "
             f"write require({VERSION}) in their file, so that numba compiles them again"
         )
-
-
-def _features() -> dict[str, bool]:
-    """Features of the CPU that numba compiles for: the host's, or those that `NUMBA_CPU_FEATURES` lists for another."""
-    if getattr(config, "CPU_NAME", None) not in (None, "", "host"):
-        listed = (getattr(config, "CPU_FEATURES", None) or "").split(",")
-        return {name[1:]: name[0] == "+" for name in listed if name}
-    return dict(llvm.get_host_cpu_features())
-
-
-@cache
-def dot_instruction() -> str:
-    """How four products of bytes are added: ``vnni`` (AVX-512), ``usdot`` or ``sdot`` (Arm), or ``generic``.
-
-    Asked before anything is compiled: LLVM aborts the process where an instruction is missing. LLVM older than 22 takes
-    other operands for the first: the exact generic form runs there.
-    """
-    machine, has = platform.machine().lower(), _features()
-    if machine in ("x86_64", "amd64"):
-        wanted = ("avx512f", "avx512bw", "avx512vnni")
-        return "vnni" if llvm.llvm_version_info[0] >= 22 and all(has.get(f, False) for f in wanted) else "generic"
-    if machine in ("aarch64", "arm64"):
-        return "usdot" if has.get("i8mm", False) else "sdot" if has.get("dotprod", False) else "generic"
-    return "generic"
 
 
 @dataclass(frozen=True)
@@ -297,7 +269,7 @@ class Simd:
         """Lanes outside the mask are `fill` and are not touched in memory."""
         kind, size = _ELEMENT[element]
         vector, pointer_type = ir.VectorType(kind, mask.lanes), ir.PointerType()
-        load = self._function(f"llvm.masked.load.{_mangle(vector)}.p0", vector, [pointer_type, _I32, mask.type, vector])
+        load = self.function(f"llvm.masked.load.{_mangle(vector)}.p0", vector, [pointer_type, _I32, mask.type, vector])
         empty = ir.Constant(vector, [fill] * mask.lanes)
         args = [self.pointer(address, element, index), ir.Constant(_I32, size), mask.value, empty]
         return Vec(self, self.builder.call(load, args))
@@ -306,7 +278,7 @@ class Simd:
         """Write the lanes that the mask sets."""
         size = _bytes_of(value.type.element)
         address = self.builder.add(address, self.builder.mul(self.i64(index), ir.Constant(_I64, size)))
-        store = self._function(
+        store = self.function(
             f"llvm.masked.store.{_mangle(value.type)}.p0",
             ir.VoidType(),
             [value.type, ir.PointerType(), _I32, mask.type],
@@ -383,7 +355,7 @@ class Simd:
 
     def fma(self, a: Vec, b: Vec | float, c: Vec | float) -> Vec:
         """a·b + c, rounded once."""
-        call = self._function(f"llvm.fma.{_mangle(a.type)}", a.type, [a.type] * 3)
+        call = self.function(f"llvm.fma.{_mangle(a.type)}", a.type, [a.type] * 3)
         return Vec(self, self.builder.call(call, [a.value, a._with(b), a._with(c)]))
 
     def maximum(self, a: Vec, b: Vec | float) -> Vec:
@@ -436,7 +408,7 @@ class Simd:
         total = a
         while total.lanes > 1:
             half = total.lanes // 2
-            total = self._lanes(total, range(half)) + self._lanes(total, range(half, 2 * half))
+            total = self.lanes_of(total, range(half)) + self.lanes_of(total, range(half, 2 * half))
         return total.lane(0)
 
     def max(self, a: Vec) -> ir.Value:
@@ -444,7 +416,7 @@ class Simd:
         top = a
         while top.lanes > 1:
             half = top.lanes // 2
-            top = self.maximum(self._lanes(top, range(half)), self._lanes(top, range(half, 2 * half)))
+            top = self.maximum(self.lanes_of(top, range(half)), self.lanes_of(top, range(half, 2 * half)))
         return top.lane(0)
 
     def sums(self, a: Vec, b: Vec, c: Vec, d: Vec) -> Vec:
@@ -453,54 +425,17 @@ class Simd:
         quarters = (0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27)
         v = self.shuffle(ab, cd, quarters) + self.shuffle(ab, cd, [i + 4 for i in quarters])
         pairs = (0, 1, 4, 5, 8, 9, 12, 13)
-        v = self._lanes(v, pairs) + self._lanes(v, [i + 2 for i in pairs])
-        return self._lanes(v, (0, 2, 4, 6)) + self._lanes(v, (1, 3, 5, 7))
+        v = self.lanes_of(v, pairs) + self.lanes_of(v, [i + 2 for i in pairs])
+        return self.lanes_of(v, (0, 2, 4, 6)) + self.lanes_of(v, (1, 3, 5, 7))
 
     def _halves(self, a: Vec, b: Vec) -> tuple[Vec, Vec]:
         low, high = range(8), range(8, 16)
-        return self._lanes(a, low) + self._lanes(a, high), self._lanes(b, low) + self._lanes(b, high)
+        return self.lanes_of(a, low) + self.lanes_of(a, high), self.lanes_of(b, low) + self.lanes_of(b, high)
 
     def shuffle(self, a: Vec, b: Vec, lanes: Sequence[int]) -> Vec:
         """Pick lanes out of `a` (0 …) and `b` (lanes of a …)."""
         mask = ir.Constant(ir.VectorType(_I32, len(lanes)), list(lanes))
         return Vec(self, self.builder.shuffle_vector(a.value, b.value, mask))
-
-    def dot_u8s8(self, acc: Vec, unsigned: Vec, signed: Vec) -> Vec:
-        """acc (16 x i32) += 4 products of u8 by s8 a lane, exact, from any vectors of 64 bytes.
-
-        One instruction where there is one (`dot_instruction`); elsewhere even and odd bytes as 16-bit lanes, whose
-        products are added in pairs (pmaddwd on x86, smull and addp on Arm).
-        """
-        how = dot_instruction()
-        if how == "vnni":
-            u, w = (self.bitcast(v, "i8") for v in (unsigned, signed))
-            call = self._function("llvm.x86.avx512.vpdpbusd.512", acc.type, [acc.type, u.type, w.type])
-            return Vec(self, self.builder.call(call, [acc.value, u.value, w.value]))
-        if how in ("usdot", "sdot"):
-            return self._dot_arm(how, acc, self.bitcast(unsigned, "i8"), self.bitcast(signed, "i8"))
-        u, w = self.bitcast(unsigned, "i16"), self.bitcast(signed, "i16")
-        even = self._dot_i16(u & 255, (w << 8).shift_signed(8))
-        return acc + even + self._dot_i16(u >> 8, w.shift_signed(8))
-
-    def _dot_arm(self, how: str, acc: Vec, u: Vec, w: Vec) -> Vec:
-        """In quarters of 16 bytes; without usdot, u·w = (u - 128)·w + 64·w + 64·w."""
-        result, parts = [], range(4)
-        name = f"llvm.aarch64.neon.{how}.v4i32.v16i8"
-        for p in parts:
-            sums = self._lanes(acc, range(4 * p, 4 * p + 4))
-            a, b = (self._lanes(v, range(16 * p, 16 * p + 16)) for v in (u, w))
-            terms = [a] if how == "usdot" else [a ^ -128, self.splat(64, 16, "i8"), self.splat(64, 16, "i8")]
-            call = self._function(name, sums.type, [sums.type, b.type, b.type])
-            for term in terms:
-                sums = Vec(self, self.builder.call(call, [sums.value, term.value, b.value]))
-            result.append(sums)
-        halves = [self.shuffle(result[i], result[i + 1], range(8)) for i in (0, 2)]
-        return self.shuffle(*halves, range(16))
-
-    def _dot_i16(self, a: Vec, b: Vec) -> Vec:
-        """32 x i16 by 32 x i16: products of neighbours added, 16 x i32."""
-        product = self.widen(a, "i16") * self.widen(b, "i16")
-        return self._lanes(product, range(0, 32, 2)) + self._lanes(product, range(1, 32, 2))
 
     # ---- control ---------------------------------------------------------------------------------------
 
@@ -519,14 +454,16 @@ class Simd:
             value = self.fma(value, x, c)
         return value
 
-    def _lanes(self, a: Vec, lanes: Sequence[int]) -> Vec:
+    def lanes_of(self, a: Vec, lanes: Sequence[int]) -> Vec:
+        """Pick lanes out of one vector."""
         return self.shuffle(a, a, lanes)
 
     def _unary(self, name: str, a: Vec) -> Vec:
-        call = self._function(f"{name}.{_mangle(a.type)}", a.type, [a.type])
+        call = self.function(f"{name}.{_mangle(a.type)}", a.type, [a.type])
         return Vec(self, self.builder.call(call, [a.value]))
 
-    def _function(self, name: str, result: ir.Type, arguments: Sequence[ir.Type]) -> ir.Function:
+    def function(self, name: str, result: ir.Type, arguments: Sequence[ir.Type]) -> ir.Function:
+        """An LLVM intrinsic by its full name, declared once in the module."""
         return cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(result, arguments), name)
 
 
