@@ -51,14 +51,23 @@ class _Version:
     readers: list[tuple[int, int]]
 
 
-def fuse(lowered: Lowered, rules: Collection[str]) -> Fused:
-    """Apply `rules` to a lowered graph; without rules it is the graph itself."""
+def fuse(lowered: Lowered, rules: Collection[str], workspaces: bool = True) -> Fused:
+    """Apply `rules` to a lowered graph; without rules it is the graph itself.
+
+    Args:
+        lowered: from `lower`.
+        rules: names of rules.
+        workspaces: whether kernels copy through the workspaces that torch's CPU kernels take; others have their own.
+    """
     n = len(lowered.costs)
     joined = np.zeros(n, np.bool_)
-    if not rules:
-        return Fused(lowered, joined)
     table = lowered.table
     size, work = table.use_bytes.copy(), table.work.copy()
+    if not workspaces:
+        size[table.use_storage >= len(lowered.graph.storage_bytes)] = 0.0
+        lowered = replace(lowered, table=table._replace(use_bytes=size))
+    if not rules:
+        return Fused(lowered, joined)
     kinds = [cost.kind for cost in lowered.costs]
     joined[[kind in _FREE for kind in kinds]] = True
     root = list(range(n))  # the op whose kernel an op runs in
