@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from .core.memory import live_bytes
+from .core.allocator import CACHING, MALLOC, SMALL, Held, Malloc, caching_allocator, glibc_malloc
+from .core.memory import allocation_events, live_bytes
 from .core.table import I8
-from .device import Runtime
+from .device import Number, Runtime
+from .errors import CostmodelError
+from .graph import OpGraph
 from .lower import Lowered
 
-__all__ = ["AT_PEAK", "Footprint", "Holder", "footprint"]
+__all__ = [
+    "AT_PEAK", "RUNTIME_SOURCE", "Blocks", "Footprint", "Holder", "Largest", "Small",
+    "addresses", "blocks_of", "fits_in", "footprint", "largest_that_fits", "runtime_bytes",
+]  # fmt: skip
 
 # Where the bytes of the peak go, by role of their storage; the keys of `estimate --json`.
 AT_PEAK = {
@@ -23,6 +31,52 @@ AT_PEAK = {
     "activation": "saved_activations",
     "temporary": "temporaries",
 }
+
+
+class Small(NamedTuple):
+    """Small objects beside tensors, which keep freed chunks of malloc's heap apart.
+
+    Attributes:
+        gradient: objects that come with a gradient and live as long: its tensor, its storage's record, Python's view.
+        primitive: objects that a convolution library keeps for good of each primitive that it builds in the first run.
+        late: those of a gradient are made an op later, when the workspace is free again.
+    """
+
+    gradient: int = 0
+    primitive: int = 0
+    late: bool = False
+
+
+# Runs of a step that the allocators are followed for: the heap of malloc grows over the first few.
+_STEPS = 3
+# Resident bytes are averaged over these patterns of small objects: where a heap breaks up is chaotic, so that any one
+# is a throw of dice. All that are plausible, none chosen: 0 to 3 objects a gradient, 0 or 1 a convolution.
+_PATTERNS = tuple(
+    dict.fromkeys(
+        Small(gradient, primitive, late and gradient > 0)
+        for gradient in range(4)
+        for primitive in range(2)
+        for late in (False, True)
+    )
+)
+
+# Resident bytes of a process under this build of torch before it holds a tensor: Python, torch, the library that the
+# model comes from, and the code of all three that a step touches; by family of the model and by mode.
+RUNTIME_SOURCE = (
+    "measured with costmodel.measure.resident: torch 2.13.0+cpu, timm, torchvision 0.28, transformers 5.23, "
+    "Python 3.11, x86-64 with 512-bit units; peak of a fresh process less what malloc is simulated to hold"
+)
+_RUNTIME_BYTES = {
+    "timm": {"infer": 385_000_000, "train": 403_000_000},
+    "torchvision": {"infer": 343_000_000, "train": 371_000_000},
+    "transformers": {"infer": 431_000_000, "train": 458_000_000},
+    "": {"infer": 310_000_000, "train": 348_000_000},
+}
+# More, where a method of this package is applied (what it imports), and where its kernels run (numba compiles them).
+_METHOD_BYTES = 90_000_000
+_KERNEL_BYTES = 110_000_000
+# Of a runtime's resident bytes, those of library files, which processes share: measured likewise.
+_SHARED_BYTES = 108_000_000
 
 
 @dataclass(frozen=True)
@@ -46,6 +100,10 @@ class Footprint:
         peak_live, peak_reserved, peak_rss: bytes; what tensors hold, what the allocator holds, what is resident.
         at_peak: bytes at the peak by role; adds up to `peak_live`.
         holders: the largest storages at the peak.
+        first_peak_live: peak of the first step, in which the optimizer's state appears.
+        resident: what `peak_rss` is made of: ``runtime``, ``allocator``, ``scratch`` and ``loading``; adds up to it.
+        shared: bytes of `peak_rss` that other processes map too (libraries); the rest is private.
+        reserved_range: least and most that the allocator holds over the patterns that were averaged.
     """
 
     live: I8
@@ -55,11 +113,114 @@ class Footprint:
     peak_rss: int
     at_peak: dict[str, int]
     holders: tuple[Holder, ...]
+    first_peak_live: int
+    resident: dict[str, int]
+    shared: int
+    reserved_range: tuple[int, int]
+
+    def held_at_peak(self) -> list[tuple[str, int, float]]:
+        """Rows of a table that adds up: role, bytes at the peak, share of the peak; the largest first."""
+        whole = max(self.peak_live, 1)
+        rows = [(role, held, held / whole) for role, held in self.at_peak.items() if held]
+        return sorted(rows, key=lambda row: -row[1])
 
 
-def footprint(lowered: Lowered, runtime: Runtime) -> Footprint:
-    """Replay the allocations of a step."""
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """What the allocator is asked for in a step.
+
+    Attributes:
+        size, birth, death, first_birth: (b,) see `core.memory.allocation_events`.
+        storage: block number of storage 0; the storages follow one another.
+        ops: ops of the step.
+    """
+
+    size: I8
+    birth: I8
+    death: I8
+    first_birth: I8
+    storage: int
+    ops: int
+
+    def events(self, steps: int) -> I8:
+        """Allocations and frees of `steps` runs."""
+        return allocation_events(self.birth, self.death, self.first_birth, self.ops, steps)
+
+
+def blocks_of(lowered: Lowered, small: Small = Small()) -> Blocks:  # noqa: B008  a tuple of numbers
+    """Storages, workspaces and small objects.
+
+    A workspace is taken apart into copies of the op's own tensors, as far as they fill it: a library copies an operand
+    into its layout, computes, and copies back. It is allocated before the outputs and freed after them.
+    """
     m, graph = lowered.memory, lowered.graph
+    n = len(graph)
+    piece_size, piece_op = _workspace_pieces(lowered)
+    first = _first_births(graph, m.birth)
+    built = np.array([k for k, name in enumerate(graph.op_name) if "convolution" in name], np.int64)
+    built = np.repeat(built, small.primitive)
+    gradient = np.array([role == "gradient" for role in graph.storage_role], bool) & (m.birth >= 0) & (m.death == n)
+    made = np.repeat(np.minimum(m.birth[gradient] + small.late, n - 1), small.gradient)
+    return Blocks(
+        size=np.concatenate((piece_size, m.bytes, np.full(len(built) + len(made), SMALL, np.int64))),
+        birth=np.concatenate((piece_op, m.birth, np.full(len(built), -1, np.int64), made)),
+        death=np.concatenate((piece_op + 1, m.death, np.full(len(built) + len(made), n, np.int64))),
+        first_birth=np.concatenate((piece_op, first, built, made)),
+        storage=len(piece_size),
+        ops=n,
+    )
+
+
+def _workspace_pieces(lowered: Lowered) -> tuple[I8, I8]:
+    """Bytes and op of each piece of each workspace, the largest tensor of the op first."""
+    graph, workspace = lowered.graph, lowered.memory.workspace
+    size: list[int] = []
+    op: list[int] = []
+    for k in np.flatnonzero(workspace):
+        left = int(workspace[k])
+        for like in sorted((graph.tensor_bytes(t) for t in (*graph.op_outputs[k], *graph.op_inputs[k])), reverse=True):
+            if 0 < like <= left:
+                size.append(like)
+                left -= like
+        if left:
+            size.append(left)
+        op += [int(k)] * (len(size) - len(op))
+    return np.array(size, np.int64), np.array(op, np.int64)
+
+
+def _first_births(graph: OpGraph, birth: I8) -> I8:
+    """Births in the first run: the optimizer's state is made when the update starts."""
+    n = len(graph)
+    update = n
+    while update > 0 and graph.op_phase[update - 1] == "optimizer":
+        update -= 1
+    first = birth.copy()
+    if update < n:
+        first[[i for i, role in enumerate(graph.storage_role) if role == "optimizer_state"]] = update
+    return first
+
+
+def addresses(lowered: Lowered, rules: Malloc = MALLOC) -> I8:
+    """(s,) address of each storage in steady state as glibc places it, -1 for one that holds nothing."""
+    blocks = blocks_of(lowered)
+    held = glibc_malloc(blocks.events(_STEPS), blocks.size, rules)
+    return held.address[blocks.storage : blocks.storage + len(lowered.memory.bytes)]
+
+
+def footprint(lowered: Lowered, runtime: Runtime, weight_copies: float = 1.0) -> Footprint:
+    """Replay the allocations of a step.
+
+    Args:
+        lowered: the step.
+        runtime: whose allocator serves it: torch's caching allocator on a GPU, glibc malloc on a CPU.
+        weight_copies: copies of parameters and buffers that exist while the model is loaded: 1 if it is built or
+            mapped from a file, 2 if a state dict is read and then copied into it.
+
+    Raises:
+        CostmodelError: a size or lifetime in the trace that cannot be.
+    """
+    m, graph = lowered.memory, lowered.graph
+    _check(m.bytes, m.birth, m.death, m.workspace)
     live = live_bytes(m.bytes, m.birth, m.death, m.workspace)
     peak_op = int(np.argmax(live)) - 1
     peak_live = int(live[peak_op + 1])
@@ -70,10 +231,67 @@ def footprint(lowered: Lowered, runtime: Runtime) -> Footprint:
     at_peak["workspace"] = int(m.workspace[peak_op]) if peak_op >= 0 else 0
     largest = alive[np.argsort(m.bytes[alive], kind="stable")[::-1][:20]]
     holders = tuple(_holder(lowered, int(s)) for s in largest)
-    reserved = peak_live
-    base = int(runtime.rss_bytes.value) if runtime.rss_bytes else 0
-    scratch = int(m.scratch.max(initial=0))
-    return Footprint(live, peak_op, peak_live, reserved, reserved + base + scratch, at_peak, holders)
+    runs = _held(lowered, runtime)
+    reserved = [int(held.reserved.max()) for held in runs]
+    base = int(runtime_bytes(graph, runtime).value)
+    resident = {
+        "runtime": base,
+        "allocator": int(np.mean([held.resident.max() for held in runs])),
+        "scratch": int(m.scratch.max(initial=0)),
+        "loading": 0,
+    }
+    kept = np.array([role in ("parameter", "buffer") for role in graph.storage_role], bool)
+    loading = base + int(weight_copies * m.bytes[kept].sum()) if len(kept) else base
+    resident["loading"] = max(0, loading - sum(resident.values()))
+    return Footprint(
+        live=live,
+        peak_op=peak_op,
+        peak_live=peak_live,
+        peak_reserved=int(np.mean(reserved)),
+        peak_rss=sum(resident.values()),
+        at_peak=at_peak,
+        holders=holders,
+        first_peak_live=int(live_bytes(m.bytes, _first_births(graph, m.birth), m.death, m.workspace).max()),
+        resident=resident,
+        shared=min(_SHARED_BYTES, base),
+        reserved_range=(min(reserved), max(reserved)),
+    )
+
+
+def _check(size: I8, birth: I8, death: I8, workspace: I8) -> None:
+    """Values that would make the replay meaningless: a trace that is edited or cut off, a formula that is wrong."""
+    for what, bad in (
+        ("a storage with a negative size", size < 0),
+        ("a storage that dies before it is born", death < birth),
+        ("a storage born after the last op", birth >= max(len(workspace), 1)),
+        ("a workspace with a negative size", workspace < 0),
+        ("a storage above 2^50 bytes", size > 1 << 50),
+    ):
+        if bad.any():
+            raise CostmodelError(f"the trace has {what} (number {int(np.argmax(bad))}); trace again")
+
+
+def _held(lowered: Lowered, runtime: Runtime) -> list[Held]:
+    """What the runtime's allocator makes of the step; on a CPU, of each pattern of small objects."""
+    if runtime.engine == "gpu":
+        blocks = blocks_of(lowered)
+        return [caching_allocator(blocks.events(_STEPS), blocks.size, CACHING, 0)]
+    patterns = [blocks_of(lowered, small) for small in _PATTERNS]
+    return [glibc_malloc(blocks.events(_STEPS), blocks.size, MALLOC) for blocks in patterns]
+
+
+def runtime_bytes(graph: OpGraph, runtime: Runtime) -> Number:
+    """Resident bytes of the process before it holds a tensor: the profile's, else those of this build of torch."""
+    if runtime.rss_bytes is not None:
+        return runtime.rss_bytes
+    family = graph.meta.model.partition(":")[0]
+    known = _RUNTIME_BYTES.get(family, _RUNTIME_BYTES[""])
+    value = known["train" if graph.meta.mode == "train" else "infer"]
+    if graph.meta.method:
+        value += _METHOD_BYTES
+    if any(name.startswith("costmodel::") for name in graph.op_name):
+        value += _KERNEL_BYTES
+    return Number(value=value, kind="measured", source=RUNTIME_SOURCE)
 
 
 def _holder(lowered: Lowered, storage: int) -> Holder:
@@ -86,3 +304,80 @@ def _holder(lowered: Lowered, storage: int) -> Holder:
         op=graph.op_name[birth] if birth >= 0 else "",
         module=graph.op_module[birth] if birth >= 0 else "",
     )
+
+
+# What fits
+
+
+def fits_in(lowered: Lowered, runtime: Runtime, capacity_bytes: float) -> bool:
+    """Whether the step runs in `capacity_bytes`: on a GPU with its allocator giving back what it caches, as torch's
+    does before it fails; on a CPU, whether what is resident is no more."""
+    if runtime.engine == "gpu":
+        blocks = blocks_of(lowered)
+        return caching_allocator(blocks.events(_STEPS), blocks.size, CACHING, int(capacity_bytes)).failed < 0
+    return footprint(lowered, runtime).peak_rss <= capacity_bytes
+
+
+@dataclass(frozen=True)
+class Largest:
+    """The largest size (a batch, a sequence) whose peak is within a capacity.
+
+    Attributes:
+        size: the answer; 0 if not even 1 fits.
+        peak_bytes: its peak.
+        fixed_bytes, bytes_each: the affine fit, ``peak = fixed + each · size``.
+        error: of the fit at the third trace, relative.
+    """
+
+    size: int
+    peak_bytes: int
+    fixed_bytes: float
+    bytes_each: float
+    error: float
+
+
+def largest_that_fits(
+    peak_bytes: Callable[[int], int], capacity_bytes: float, sizes: tuple[int, int] = (1, 2), limit: int = 1 << 20
+) -> Largest:
+    """Largest size whose peak fits, by two traces and an affine fit, checked by a third at the answer.
+
+    Args:
+        peak_bytes: traces one size and returns its peak (live, reserved or resident).
+        capacity_bytes: what there is.
+        sizes: the two sizes to trace.
+        limit: no larger size is tried.
+
+    Returns:
+        The size, its traced peak, and the fit with its error at the third trace. The answer is traced and fits, and
+        the next size is traced and does not: where the fit is off, it is made again through nearer sizes.
+
+    Raises:
+        CostmodelError: sizes that are not increasing and positive; a peak that does not grow.
+    """
+    small, large = sizes
+    if not 0 < small < large:
+        raise CostmodelError(f"two sizes to trace must be positive and increasing, not {small} and {large}")
+    if capacity_bytes <= 0:
+        raise CostmodelError(f"capacity must be more than 0 bytes, not {capacity_bytes:.0f}")
+    known = {size: peak_bytes(size) for size in sizes}
+    fixed, each = _line(known, small, large)
+    error: float | None = None
+    while True:
+        fits = max((k for k, peak in known.items() if peak <= capacity_bytes), default=0)
+        fails = min((k for k, peak in known.items() if peak > capacity_bytes), default=limit + 1)
+        if fails <= fits + 1:
+            return Largest(fits, known.get(fits, 0), fixed, each, error or 0.0)
+        a, b = sorted(sorted(known, key=lambda k: abs(known[k] - capacity_bytes))[:2])
+        near_fixed, near_each = _line(known, a, b)
+        size = min(max(int((capacity_bytes - near_fixed) // near_each), fits + 1), fails - 1)
+        known[size] = peak_bytes(size)
+        if error is None:
+            error = (fixed + each * size) / known[size] - 1.0
+
+
+def _line(known: dict[int, int], a: int, b: int) -> tuple[float, float]:
+    """Bytes at size 0 and bytes a size, from two traced sizes."""
+    each = (known[b] - known[a]) / (b - a)
+    if each <= 0:
+        raise CostmodelError(f"the peak does not grow from size {a} to {b}: does the model use what is varied?")
+    return known[a] - each * a, each

@@ -161,7 +161,6 @@ def _eager() -> dict[str, Any]:
             "gemm": _number(0.75, "guess"),
             "conv": _number(0.6, "guess"),
         },
-        "rss_bytes": _number(260e6, "guess"),
         "interval": {"default": {"low": -0.7, "high": 0.7, "cases": 0, "kind": "guess", "source": "know"}},
     }
 

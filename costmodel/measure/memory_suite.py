@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from .resident import MemoryJob
+from ..device import Device
+from ..errors import CostmodelError
+from ..estimate import Estimate, Range, estimate
+from ..validate import Case, Validation
+from .resident import MemoryJob, measure_rss
 
-__all__ = ["memory_cases"]
+__all__ = ["memory_cases", "memory_suite"]
+
+Progress = Callable[[int, int, str], None]
 
 _TEN = ",num_classes=10"
 
 
 def memory_cases() -> tuple[MemoryJob, ...]:
-    """Models × modes: inference, training by optimizer, kept gradients, accumulation, checkpointing, methods, caches."""
+    """Models × modes: inference, training by optimizer, kept gradients, accumulation, checkpoints, methods, caches."""
     j = MemoryJob
     mobilenet, resnet = f"timm:mobilenetv2_100{_TEN}", f"timm:resnet18{_TEN}"
     vit, small = f"timm:vit_tiny_patch16_224{_TEN}", f"timm:vit_small_patch16_224{_TEN}"
@@ -68,4 +75,91 @@ def memory_cases() -> tuple[MemoryJob, ...]:
         j("transformers:mamba-tiny", "decode", seq=64),
         j("transformers:mamba-tiny", "prefill", "quamba", seq=64),
         j("transformers:mamba-tiny", "decode", "quamba", seq=64),
+    )
+
+
+def memory_suite(
+    device: Device,
+    *,
+    runtime: str | None = None,
+    jobs: Sequence[MemoryJob] | None = None,
+    progress: Progress | None = None,
+) -> Validation:
+    """Predict and measure live and resident peaks of every job, one after another.
+
+    Live bytes are measured in this process, by the allocator's events of a step in steady state; resident bytes in a
+    fresh process of its own, over building the model and three steps.
+
+    Args:
+        device: this machine's profile.
+        runtime: one of its runtimes; its default otherwise.
+        jobs: `memory_cases` otherwise.
+        progress: called before each job with how many are done, their total, and what is next.
+
+    Returns:
+        Two cases a job; what could not be traced or run is in `skipped` with the reason.
+    """
+    jobs = memory_cases() if jobs is None else jobs
+    cases: list[Case] = []
+    skipped: dict[str, str] = {}
+    for done, job in enumerate(jobs):
+        if progress is not None:
+            progress(done, len(jobs), job.name)
+        try:
+            cases += _compare(job, device, runtime)
+        except CostmodelError as error:
+            skipped[job.name] = str(error)
+    return Validation(tuple(cases), skipped)
+
+
+def _compare(job: MemoryJob, device: Device, runtime: str | None) -> list[Case]:
+    import torch
+
+    from .memory import measure_live
+
+    torch.set_num_threads(job.threads)
+    predicted = _predict(job, device, runtime)
+    rss = predicted.memory.peak_rss
+    if job.mode == "decode":  # the process has filled its cache before: a prefill of the context
+        before = _predict(replace(job, mode="prefill"), device, runtime).memory.peak_rss
+        rss = max(rss, before, key=lambda r: r.point)
+    live = measure_live(job.step())
+    resident = measure_rss(job)
+    return [
+        _case(job, predicted, "peak_live_bytes", predicted.memory.peak_live, live.peak, f"drift {live.drift} bytes"),
+        _case(
+            job,
+            predicted,
+            "peak_rss_bytes",
+            rss,
+            resident.peak,
+            f"{resident.private:,} bytes private and {resident.shared:,} shared at the end",
+        ),
+    ]
+
+
+def _predict(job: MemoryJob, device: Device, runtime: str | None) -> Estimate:
+    return estimate(job.trace(), device, runtime=runtime, threads=job.threads)
+
+
+def _case(job: MemoryJob, predicted: Estimate, quantity: str, value: Range, measured: int, note: str) -> Case:
+    words: dict[str, Any] = {
+        "model": job.model,
+        "device": predicted.device.name,
+        "runtime": predicted.runtime,
+        "mode": job.mode,
+        "method": job.method,
+        "batch": job.batch,
+        "threads": job.threads,
+        "dtype": job.dtype,
+    }
+    setting = ", ".join(filter(None, (job.setting, note)))
+    return Case(
+        **words,
+        quantity=quantity,
+        predicted=value.point,
+        low=value.low,
+        high=value.high,
+        measured=float(measured),
+        note=setting,
     )

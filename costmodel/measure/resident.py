@@ -12,9 +12,13 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CostmodelError
+
+if TYPE_CHECKING:
+    from ..graph import OpGraph
+    from ..models.step import Step
 
 __all__ = ["MemoryJob", "Resident", "Stage", "measure_rss", "measure_rss_peak"]
 
@@ -40,6 +44,72 @@ class MemoryJob:
     accumulate: int = 1
     keep_gradients: bool = False
     steps: int = 3
+
+    @property
+    def setting(self) -> str:
+        """What sets this job apart from others of its model, mode and method."""
+        parts = (
+            self.input_size or "",
+            f"seq {self.seq}" if self.seq else "",
+            self.optimizer if self.mode == "train" else "",
+            "gradients kept" if self.keep_gradients else "",
+            f"{self.accumulate} micro-batches" if self.accumulate > 1 else "",
+        )
+        return ", ".join(filter(None, parts))
+
+    @property
+    def name(self) -> str:
+        """What a progress bar and a report say."""
+        return " ".join(filter(None, (self.model, self.method, self.mode, f"b{self.batch}", self.setting)))
+
+    def _built(self) -> tuple[Any, Any]:
+        """The model with its method applied, and its inputs."""
+        from ..models.load import load_model
+
+        # a decode step reads one token, but a method that calibrates needs a sequence; `make_step` takes one of it
+        mode = "prefill" if self.mode == "decode" else self.mode
+        loaded = load_model(
+            self.model, mode=mode, batch=self.batch, input_size=self.input_size, seq=self.seq, dtype=self.dtype
+        )
+        model, inputs = loaded.model, loaded.inputs
+        del loaded
+        if self.method is not None:
+            from ..methods import apply_method
+
+            model = apply_method(self.method, model, inputs)
+        return model, inputs
+
+    def step(self) -> Step:
+        """The step on real tensors."""
+        from ..models.step import make_step
+
+        model, inputs = self._built()
+        return make_step(
+            model,
+            inputs,
+            mode=self.mode,
+            optimizer=self.optimizer,
+            seq=self.seq,
+            accumulate=self.accumulate,
+            keep_gradients=self.keep_gradients,
+        )
+
+    def trace(self) -> OpGraph:
+        """The op graph of the same step."""
+        from ..capture import capture
+
+        model, inputs = self._built()
+        return capture(
+            model,
+            inputs,
+            mode=self.mode,
+            optimizer=self.optimizer,
+            seq=self.seq,
+            accumulate=self.accumulate,
+            keep_gradients=self.keep_gradients,
+            name=self.model,
+            method=self.method,
+        )
 
 
 @dataclass(frozen=True)
@@ -154,9 +224,6 @@ def run(job: MemoryJob) -> dict[str, Any]:
     stages = {"start": _now()}
     import torch
 
-    from ..models.load import load_model
-    from ..models.step import make_step
-
     torch.set_num_threads(job.threads)
     family = job.model.partition(":")[0]
     if family in ("timm", "torchvision", "transformers"):
@@ -164,24 +231,9 @@ def run(job: MemoryJob) -> dict[str, Any]:
 
         require(family)
     if job.method is not None:
-        from ..methods import apply_method
+        from .. import methods as _methods  # noqa: F401  its share of the stage
     stages["imported"] = _now()
-    loaded = load_model(
-        job.model, mode=job.mode, batch=job.batch, input_size=job.input_size, seq=job.seq, dtype=job.dtype
-    )
-    model, inputs = loaded.model, loaded.inputs
-    del loaded
-    if job.method is not None:
-        model = apply_method(job.method, model, inputs)
-    step = make_step(
-        model,
-        inputs,
-        mode=job.mode,
-        optimizer=job.optimizer,
-        seq=job.seq,
-        accumulate=job.accumulate,
-        keep_gradients=job.keep_gradients,
-    )
+    step = job.step()
     stages["loaded"] = _now()
     step.run()
     stages["first"] = _now()
