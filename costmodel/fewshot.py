@@ -278,7 +278,7 @@ def _class_of(kind: str) -> str:
 def _fit_chosen(table: Sequence[Row], chosen: list[int], prior: Prior) -> FewShot:
     log_scale, covariance = _solve(table, chosen, prior)
     steps = []
-    for n in range(1, len(chosen) + 1):
+    for n in _milestones(len(chosen)):
         partial, after = _solve(table, chosen[:n], prior)
         rest = [row for i, row in enumerate(table) if i not in chosen[:n]]
         spread = np.sqrt(np.einsum("ij,jk,ik->i", g := _gradients(table), after, g) + prior.run**2)
@@ -295,6 +295,12 @@ def _fit_chosen(table: Sequence[Row], chosen: list[int], prior: Prior) -> FewSho
         mape=_mape(used, log_scale) if used else 0.0,
         prior=prior,
     )
+
+
+def _milestones(k: int) -> list[int]:
+    """Numbers of rows after which to say what was bought: each of the first ten, then every doubling, and the last."""
+    doublings = [10 * 2**i for i in range(1, 20) if 10 * 2**i < k]
+    return sorted({*range(1, min(k, 10) + 1), *doublings, *([k] if k else [])})
 
 
 def _mape(rows: Sequence[Row], log_scale: F8) -> float:
@@ -339,13 +345,20 @@ def _solve(table: Sequence[Row], chosen: Sequence[int], prior: Prior) -> tuple[F
     noise = np.array([math.hypot(prior.run, row.run.noise or 0.0) for row in rows])
     root = np.linalg.cholesky(precision).T
 
-    def misfit(p: F8) -> F8:
-        r = (np.log(seconds @ np.exp(p[1:])) - measured) / noise
-        return np.sign(r) * np.sqrt(2.0 * (np.sqrt(1.0 + r * r) - 1.0))  # pseudo-Huber: an outlier pulls, not drags
+    def ratio(p: F8) -> F8:
+        return np.asarray((np.log(seconds @ np.exp(p[1:])) - measured) / noise)
 
     def residual(p: F8) -> F8:
-        return np.concatenate([misfit(p), root @ p])
+        r = ratio(p)
+        misfit = np.sign(r) * np.sqrt(2.0 * (np.sqrt(1.0 + r * r) - 1.0))  # pseudo-Huber: an outlier pulls, not drags
+        return np.concatenate([misfit, root @ p])
 
-    fitted: Any = least_squares(residual, np.zeros(n + 1))
+    def slope(p: F8) -> F8:
+        r = ratio(p)
+        h = np.sqrt(1.0 + r * r)
+        by_ratio = np.sqrt((h + 1.0) / 2.0) / h  # of the misfit: r / (h · misfit), which is 1 at r = 0
+        return np.vstack([by_ratio[:, None] * _gradients(rows, np.exp(p[1:])) / noise[:, None], root])
+
+    fitted: Any = least_squares(residual, np.zeros(n + 1), jac=slope)
     gradient = _gradients(rows, np.exp(fitted.x[1:])) / noise[:, None]
     return np.asarray(fitted.x), np.asarray(np.linalg.inv(precision + gradient.T @ gradient), np.float64)

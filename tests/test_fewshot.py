@@ -143,3 +143,25 @@ def test_what_cannot_be_fitted_is_said() -> None:
     with pytest.raises(CostmodelError, match="0 to 0 runs"):
         fit_rows(device, "torch-eager", [], [], k=3)
     assert fit_rows(device, "torch-eager", [], []).device_scale == 1
+
+
+def test_the_fit_is_a_minimum() -> None:
+    """Its analytic slope agrees with differences: at the solution no step is better."""
+    rows = table(np.exp(np.random.default_rng(2).normal(0, 0.5, N)), 12, noise=0.2)
+    prior = Prior()
+    p, _ = fewshot._solve(rows, range(12), prior)
+    root = np.linalg.cholesky(fewshot._prior_precision(prior)).T
+
+    def objective(q: np.ndarray) -> float:
+        r = (
+            np.log([row.seconds @ np.exp(q[1:]) for row in rows]) - np.log([row.run.latency_s for row in rows])
+        ) / prior.run
+        return float(np.sum(2 * (np.sqrt(1 + r * r) - 1)) + np.sum((root @ q) ** 2))
+
+    best = objective(p)
+    rng = np.random.default_rng(1)
+    for size in (1e-3, 1e-2, 0.1):
+        assert all(objective(p + size * rng.standard_normal(N + 1)) >= best - 1e-6 for _ in range(50))
+    assert fewshot._milestones(3) == [1, 2, 3]
+    assert fewshot._milestones(50) == [*range(1, 11), 20, 40, 50]
+    assert fewshot._milestones(0) == []
