@@ -27,6 +27,8 @@ Progress = Callable[[int, int, str], None]
 # Points of isolated ops, and seeds of each synthetic net, by how long one may take.
 _FULL, _QUICK = (2400, 3), (420, 1)
 _NETS = ("synthetic-residual", "synthetic-inverted", "synthetic-transformer")
+# One net of each on maps so small that overhead is most of the time: they tell kappa.
+_SMALL = "3x42x42"
 _PHASES = (("infer", 1), ("train", 4))
 
 
@@ -217,10 +219,10 @@ def _whole(
     from .measure.worker import Worker
 
     jobs = [
-        Job(f"{net},seed={seed}", mode, batch=batch, threads=threads, dtype=dtype)
+        Job(f"{net},seed={seed}", mode, batch=batch, input_size=size, threads=threads, dtype=dtype)
         for mode, batch in _PHASES
         for net in _NETS
-        for seed in range(seeds)
+        for seed, size in (*((s, None) for s in range(seeds)), (seeds, _SMALL))
     ]
     warm_device = _with_fit(device, fit.model_copy(update={"kappa": 0.0}), source)
     cold_device = _with_fit(device, fit.model_copy(update={"kappa": 1.0}), source)
@@ -236,9 +238,6 @@ def _whole(
                 raw += worker.run([job], seconds=0.7)
         measured.append(Measured.of(raw).latency_s)
     w, c, m = np.array(warm), np.array(cold), np.array(measured)
-    kappa, _ = fit_kappa(w, c, m)
-    ratio = np.log(m / (w + kappa * c))
-    of_mode = {mode: [i for i, job in enumerate(jobs) if job.mode == mode] for mode, _ in _PHASES}
-    whole = {mode: float(np.exp(np.median(ratio[members]))) for mode, members in of_mode.items()}
+    kappa, whole = fit_kappa(w, c, m, [job.mode for job in jobs])
     nets = tuple((job.name, float((w[i] + kappa * c[i]) * whole[job.mode]), float(m[i])) for i, job in enumerate(jobs))
     return fit.model_copy(update={"kappa": kappa, "whole": whole}), nets

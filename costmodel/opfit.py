@@ -302,22 +302,27 @@ def fit_kinds(
     )
 
 
-def fit_kappa(warm_s: F8, cold_s: F8, measured_s: F8) -> tuple[float, float]:
-    """The share of ``cold`` that an op pays in a model, and the factor of the whole over its ops.
+def fit_kappa(warm_s: F8, cold_s: F8, measured_s: F8, modes: Sequence[str]) -> tuple[float, dict[str, float]]:
+    """The share of ``cold`` that an op pays in a model, and the factor of the whole over its ops in each mode.
 
     Args:
         warm_s: (m,) predicted seconds of each net with kappa 0.
         cold_s: (m,) seconds that kappa 1 adds.
         measured_s: (m,) measured seconds.
+        modes: mode of each net.
 
     Returns:
-        kappa in 0 to 1 and whole: the pair with the smallest mean |ln error|; whole stays within 0.9 to 1.15.
+        kappa in 0 to 1, and one factor a mode, the median ratio: those with the smallest mean |ln error|. A factor
+        stays within 0.9 to 1.15: more would hide what the terms miss.
     """
-    best = (np.inf, 0.0, 1.0)
+    mode = np.array(modes)
+    best: tuple[float, float, dict[str, float]] = (np.inf, 0.0, {})
     for kappa in np.linspace(0.0, 1.0, 101):
         ratio = np.log(measured_s / (warm_s + kappa * cold_s))
-        whole = float(np.clip(np.exp(np.median(ratio)), 0.9, 1.15))
-        error = float(np.abs(ratio - np.log(whole)).mean())
+        whole = {
+            name: float(np.clip(np.exp(np.median(ratio[mode == name])), 0.9, 1.15)) for name in dict.fromkeys(modes)
+        }
+        error = float(np.mean([abs(r - np.log(whole[name])) for r, name in zip(ratio, modes)]))
         if error < best[0] - 1e-9:
             best = (error, float(kappa), whole)
     return best[1], best[2]

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from math import prod
 from typing import NamedTuple
 
-from .conv_workspace import backward_workspace, forward_workspace
+from .conv_workspace import backward_workspace, by_position, forward_workspace
 from .layout import ceil_to
 from .matmul import gemm_terms, padded_flops
 from .spec import Cost, OpSpec
@@ -252,6 +252,11 @@ def _work(g: Geometry, kind: str) -> float:
     return 2.0 * g.pixels * g.taps * (co if g.depthwise else co * (ci // g.groups))
 
 
+def _layout(op: OpSpec) -> str:
+    """Channels-last data take other kernels and no reorders: a class of its own."""
+    return "_channels_last" if by_position(*op.inputs[:2]) else ""
+
+
 def convolution(op: OpSpec) -> Cost:
     """2·N·Ho·Wo·Co·(Ci/groups)·k²; the bias is not counted.
 
@@ -264,7 +269,7 @@ def convolution(op: OpSpec) -> Cost:
     kind = _algorithm(g)
     return Cost(
         flops=g.flops,
-        kind=kind,
+        kind=kind + _layout(op),
         work=_work(g, kind),
         terms=_terms(g, kind, len(op.inputs) > 2),
         workspace=forward_workspace(op, g, backend(g)),
@@ -296,7 +301,7 @@ def convolution_backward(op: OpSpec) -> Cost:
         terms["bias"] = float(g.pixels * g.co)
     return Cost(
         flops=passes * g.flops,
-        kind=backward_kind,
+        kind=backward_kind + _layout(op),
         work=passes * _work(g, kind),
         terms=terms,
         read=_read(op, to_x, to_w, to_b),

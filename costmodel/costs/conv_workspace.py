@@ -28,7 +28,7 @@ def _sizes(g: Geometry) -> tuple[int, int, int]:
     return tuple(n * g.itemsize for n in maps)  # type: ignore[return-value]
 
 
-def _by_position(*tensors: TensorSpec) -> bool:
+def by_position(*tensors: TensorSpec) -> bool:
     """Whether one of them is channels-last and not plain as well."""
     return any(channels_last(t) and not t.contiguous for t in tensors)
 
@@ -65,7 +65,7 @@ def forward_workspace(op: OpSpec, g: Geometry, backend: str) -> int:
             return max(result, (unfolded(g) * g.batch + _sizes(g)[0]) // g.groups) + copy_bytes(x)
         whole = 1 if g.transposed else g.batch
         return unfolded(g) * whole + (0 if channels_last(x) else copy_bytes(x))
-    if _by_position(x, w) and not g.transposed:
+    if by_position(x, w) and not g.transposed:
         copies = (0 if channels_last(x) else x.numel * x.itemsize) + (0 if channels_last(w) else weight)
         return copies + forward(g).weights + (0 if g.depthwise else BRGEMM_SCRATCH)
     copies = copy_bytes(x) + copy_bytes(w)
@@ -92,10 +92,10 @@ def backward_workspace(op: OpSpec, g: Geometry, backend: str, to_x: bool, to_w: 
     map_bytes, weight, _ = _sizes(g)
     grad_x, grad_w = map_bytes * to_x, weight * to_w
     if not backend.startswith("Mkldnn"):
-        alike = channels_last if _by_position(x) else TensorSpec.contiguous.fget  # type: ignore[attr-defined]
+        alike = channels_last if by_position(x) else TensorSpec.contiguous.fget  # type: ignore[attr-defined]
         copies = sum(t.numel * t.itemsize for t in (gy, x) if not alike(t))
         return copies + _plain_backward(g, backend, to_x, to_w)
-    if _by_position(x, w) and not g.transposed:
+    if by_position(x, w) and not g.transposed:
         return _channels_last_backward(g, gy, x, w, to_x, to_w)
     plain = _swapped(g) if g.transposed else g
     peaks = [0]

@@ -25,8 +25,9 @@ def _channels(x: TensorSpec) -> tuple[int, int, int]:
 
 
 def _channel_terms(x: TensorSpec) -> dict[str, float]:
-    n, c, _ = _channels(x)
-    return {"n": float(x.numel), "channels": float(c), "planes": float(n * c)}
+    n, c, positions = _channels(x)
+    # without positions there are no planes to start on: the loop runs over channels
+    return {"n": float(x.numel), "channels": float(c), "planes": float(n * c) if positions > 1 else 0.0}
 
 
 def batch_norm(op: OpSpec) -> Cost:

@@ -137,8 +137,14 @@ def attention_backward(s: Shapes) -> Call:
 # Convolutions
 
 
+# Share of convolutions whose data are channels-last: what a norm over channels hands on.
+_CHANNELS_LAST = 0.3
+
+
 def _conv(s: Shapes, c: int, o: int, h: int, k: int, stride: int, groups: int, b: int | None = None) -> Call:
     x = s.tensor(s.batch() if b is None else b, c, h, h)
+    if s.rng.random() < _CHANNELS_LAST:
+        x = x.contiguous(memory_format=torch.channels_last)
     w = s.tensor(o, c // groups, k, k)
     pad = k // 2 if k < 8 else 0
     bias = s.tensor(o) if s.pick(True, False, False) else None
@@ -175,7 +181,7 @@ def conv_1x1_strided(s: Shapes) -> Call:
 
 
 def conv_stem(s: Shapes) -> Call:
-    k, stride = s.pick((3, 2), (7, 2), (4, 4), (16, 16), (3, 1), (7, 4))
+    k, stride = s.pick((3, 2), (7, 2), (4, 4), (16, 16), (3, 1), (7, 4), (8, 8), (32, 32))
     return _conv(s, s.pick(3, 3, 1, 4), s.channels(16, 96 if k < 16 else 768), s.size(48, 240), k, stride, 1)
 
 
@@ -210,8 +216,12 @@ def _backward_of(forward: Callable[[Shapes], Call]) -> Callable[[Shapes], Call]:
 
 def batch_norm(s: Shapes, training: bool) -> Call:
     b, c, h = s.image()
+    x = s.tensor(b, c, h, h)
+    if s.rng.random() < 0.2:  # over the features of tokens
+        c = s.channels(32, 1024)
+        x = s.tensor(s.size(16, 800), c)
     w, bias, mean, var = s.tensor(c), s.tensor(c), torch.zeros(c), torch.ones(c)
-    return Call(aten.native_batch_norm.default, (s.tensor(b, c, h, h), w, bias, mean, var, training, 0.1, 1e-5), (1, 2))
+    return Call(aten.native_batch_norm.default, (x, w, bias, mean, var, training, 0.1, 1e-5), (1, 2))
 
 
 def batch_norm_eval(s: Shapes) -> Call:
@@ -431,10 +441,10 @@ GENERATORS: dict[str, tuple[Callable[[Shapes], Call], float, bool]] = {
     "bmm": (bmm, 1.5, False),
     "attention": (attention, 1.0, False),
     "attention_backward": (attention_backward, 1.0, True),
-    **{f.__name__: (f, w, False) for f, w in zip(_CONVS, (2.5, 3.0, 1.5, 1.0, 1.5, 2.5, 2.0))},
+    **{f.__name__: (f, w, False) for f, w in zip(_CONVS, (3.0, 4.0, 1.5, 1.2, 2.0, 3.5, 2.5))},
     **{
         f"{f.__name__}_backward": (_backward_of(f), w, True)
-        for f, w in zip(_CONVS, (2.5, 3.0, 1.0, 1.5, 1.5, 4.0, 3.0))
+        for f, w in zip(_CONVS, (3.0, 4.0, 1.0, 1.7, 2.0, 6.0, 4.0))
     },
     **{
         f.__name__: (f, 1.0, f.__name__.endswith(("backward", "train")) or f in (loss, random))
