@@ -123,7 +123,7 @@ def calibrate(
     fit, nets = _whole(device, fit, source, seeds, threads, dtype, report)
     final = _with_fit(device, fit, source, nets)
     written = write_host_profile(final)
-    path.unlink(missing_ok=True)
+    path.replace(path.with_suffix(".done.jsonl"))  # a new calibration measures anew; the points stay for who asks
     return Calibration(final, written, fit, nets)
 
 

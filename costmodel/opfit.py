@@ -34,6 +34,8 @@ _QUANTILE = {"hot": 0.3, "warm": 0.5, "cold": 0.5}
 _CAPACITIES = {"L2": (0.5e6, 0.7e6, 1.0e6, 1.5e6, 2.0e6), "L3": (4e6, 8e6, 12e6, 16e6, 24e6, 32e6)}
 _FOLDS = 5
 _MIN_POINTS = 4
+# A class with this suffix shrinks to the class without it.
+_VARIANT = "_channels_last"
 # Weight of the prior of a rate, as a share of the weight of all rows.
 _PRIOR = 0.05
 # A rate of one kind is at most this many times that of all.
@@ -141,7 +143,8 @@ class _Problem:
 
 
 def _problem(points: Sequence[Point], capacity: Mapping[str, float], flush_bytes: float) -> _Problem:
-    terms = sorted({t for p in points for t in p.cost.terms})
+    counted = Counter(t for p in points for t, amount in p.cost.terms.items() if amount)
+    terms = sorted(t for t, n in counted.items() if n >= _MIN_POINTS)  # two points would fit a constant to themselves
     rows, seconds, number = [], [], []
     for i, p in enumerate(points):
         for state, t in p.seconds.items():
@@ -285,7 +288,11 @@ def fit_kinds(
     points, _ = points_of(raw, threads)
     capacity = choose_capacity(points, flush_bytes)
     prior = _pooled_rates(points, capacity, flush_bytes, device_s_per_byte or {})
-    kinds = {kind: _fit_one(members, capacity, flush_bytes, prior) for kind, members in _groups(points).items()}
+    kinds: dict[str, KindFit] = {}
+    for kind, members in _groups(points).items():  # sorted: a class before its variants
+        base = kinds.get(kind.removesuffix(_VARIANT))
+        terms = {f"term {t}": v for t, v in base.term_s.items()} if base else {}
+        kinds[kind] = _fit_one(members, capacity, flush_bytes, prior | terms)
     errors = [k.error for k in kinds.values() if k.error is not None and np.isfinite(k.error)]
     return Fit(
         threads=threads,
