@@ -262,3 +262,33 @@ def test_op_passes_torchs_own_checks():
 def test_a_tiling_that_does_not_fit_says_what_does(change, words):
     with pytest.raises(CostmodelError, match=words):
         tiling(8, 8, 3)._replace(**change).check()
+
+
+class Counted:
+    """A number that counts the additions of everybody."""
+
+    adds = 0
+
+    def __add__(self, other):
+        Counted.adds += 1
+        return Counted()
+
+    __sub__ = __add__
+
+    def __neg__(self):
+        return Counted()
+
+
+@pytest.mark.parametrize("tile", TILES)
+def test_price_counts_the_adds_that_are_emitted(tile):
+    from costmodel.costs.lbp_wht import unwht_adds, wht_adds
+    from costmodel.kernels.wht_simd import _inverse, _transform
+
+    for keep in range(1, tile + 1):
+        kept = frozenset(range(keep))
+        Counted.adds = 0
+        assert set(_transform(None, [Counted() for _ in range(tile)], kept)) == kept
+        assert Counted.adds == wht_adds(tile, kept)
+        Counted.adds = 0
+        assert len(_inverse(None, {k: Counted() for k in kept}, tile)) == tile
+        assert Counted.adds == unwht_adds(tile, kept)
