@@ -197,6 +197,8 @@ class QuantizedMamba2(nn.Module):
 
     def weights(self) -> list[Tensor]:
         """The tensors of `WEIGHTS`, in that order; collected again where the buffers are others (fake ones, moved)."""
+        if torch.compiler.is_compiling():
+            return self._collect()  # an export watches attributes
         if not self._collected or self._collected[0] is not self._buffers["norm32"]:
             self._collected = self._collect()
         return self._collected
