@@ -72,6 +72,7 @@ def calibrate(
     quick: bool = False,
     force: bool = False,
     fresh: bool = False,
+    refit: bool = False,
     progress: Progress | None = None,
 ) -> Calibration:
     """Measure this machine and write its profile ``host``.
@@ -81,13 +82,14 @@ def calibrate(
         quick: a minute instead of several; fewer points a class.
         force: measure even if the machine is busy.
         fresh: forget what an interrupted calibration had measured.
+        refit: fit the ops of the last calibration again, after a formula changed; only the nets are run.
         progress: called with done, total and what is next.
 
     Raises:
         CostmodelError: the machine is too busy, or has fewer cores than `threads`.
     """
     from .host import write_host_profile
-    from .measure.micro import FLUSH_BYTES, measure_points
+    from .measure.micro import FLUSH_BYTES, measure_points, read_points
 
     if threads > (os.cpu_count() or 1):
         raise CostmodelError(f"this machine has {os.cpu_count()} cores; calibrate at most as many threads")
@@ -98,16 +100,22 @@ def calibrate(
     report(0, 100, "peaks and bandwidths")
     device = _measured_peaks()
     path = _points_file(threads, dtype)
+    done = path.with_suffix(".done.jsonl")
     if fresh:
         path.unlink(missing_ok=True)
-    raw = measure_points(
-        path,
-        points=points,
-        train=True,
-        threads=threads,
-        dtype=dtype,
-        progress=lambda done, total, what: report(5 + round(70 * done / max(total, 1)), 100, what),
-    )
+    if refit:
+        raw = read_points(done)
+        if not raw:
+            raise CostmodelError(f"there is nothing to fit again: {done} is missing; calibrate without --refit first")
+    else:
+        raw = measure_points(
+            path,
+            points=points,
+            train=True,
+            threads=threads,
+            dtype=dtype,
+            progress=lambda done, total, what: report(5 + round(70 * done / max(total, 1)), 100, what),
+        )
     report(76, 100, "fitting")
     source = f"costmodel calibrate, {len(raw)} isolated ops, {threads} thread(s), {dtype}"
     fit = fit_kinds(
@@ -123,7 +131,8 @@ def calibrate(
     fit, nets = _whole(device, fit, source, seeds, threads, dtype, report)
     final = _with_fit(device, fit, source, nets)
     written = write_host_profile(final)
-    path.replace(path.with_suffix(".done.jsonl"))  # a new calibration measures anew; the points stay for who asks
+    if not refit:
+        path.replace(done)  # the next calibration measures anew; these can be fitted again
     return Calibration(final, written, fit, nets)
 
 

@@ -14,6 +14,9 @@ def calibrate(
     dtype: o.Dtype = "float32",
     force: Annotated[bool, typer.Option("--force", help="Measure even if the machine is busy.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what an interrupted calibration measured.")] = False,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Fit the ops of the last calibration again, after a formula changed.")
+    ] = False,
     device: Annotated[
         str | None, typer.Option("--device", "-d", help="With --from: the device that the runs are of.")
     ] = None,
@@ -42,7 +45,9 @@ def calibrate(
     from ..calibrate import calibrate as calibrate_host
 
     with bar("calibrate") as progress:
-        found = calibrate_host(threads=threads, dtype=dtype, quick=quick, force=force, fresh=fresh, progress=progress)
+        found = calibrate_host(
+            threads=threads, dtype=dtype, quick=quick, force=force, fresh=fresh, refit=refit, progress=progress
+        )
     f = found.fit
     print(f"{found.path}: {f.points:,} isolated ops in {len(f.kinds)} classes, {f.threads} thread(s), {f.dtype}")
     error, noise = units.percent(f.error or 0.0), units.percent(f.noise or 0.0)
