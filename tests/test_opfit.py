@@ -1,0 +1,142 @@
+"""Fitting: constants that made the data are found again, priors fill what no point says, and nothing is negative."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from costmodel.core.traffic import beyond
+from costmodel.costs import OpSpec, TensorSpec, formula_for
+from costmodel.opfit import LEVELS, choose_capacity, fit_kappa, fit_kinds, points_of
+
+FLUSH = 64e6
+CAPACITY = {"L2": 1e6, "L3": 16e6}
+# seconds: what the made-up machine costs
+OVERHEAD, COLD = 4e-6, 3e-6
+RATE = {"read L3": 4e-11, "read dram": 1.2e-10, "write L3": 6e-11, "write dram": 2e-10}
+WORK = 3e-11
+
+
+def lines(name: str, shapes: list[tuple[int, ...]], noise: float = 0.0, seed: int = 0) -> list[dict[str, Any]]:
+    """What `measure.micro` would write of a machine with the constants above, `noise` in each repeat."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for i, shape in enumerate(shapes):
+        stride = [int(np.prod(shape[k + 1 :])) for k in range(len(shape))]
+        inputs, outputs = [[list(shape), "float32", stride]], [[list(shape), "float32", stride]]
+        line: dict[str, Any] = {
+            "op": f"{name}.default", "inputs": inputs, "outputs": outputs, "attrs": {}, "storage": [0, 1],
+            "weight": [False], "cold_output": i % 2 == 0,
+        }  # fmt: skip
+        spec = TensorSpec(shape, "float32", tuple(stride))
+        formula = formula_for(name)
+        assert formula is not None
+        terms = formula(OpSpec(name, (spec,), (spec,), {}, 1)).terms
+        size = float(spec.nbytes)
+        for state in ("hot", "warm", "cold"):
+            t = OVERHEAD + (0.0 if state == "hot" else COLD) + WORK * sum(terms.values())
+            away = {"hot": (0.0, 0.0), "warm": (0.0, 0.0), "cold": (1.0, float(line["cold_output"]))}[state]
+            for way, moved in zip(("read", "write"), away):
+                d = 2 * size + FLUSH * moved
+                past2, past3 = beyond(d, CAPACITY["L2"]), beyond(d, CAPACITY["L3"])
+                t += size * past2 * ((1 - past3) * RATE[f"{way} L3"] + past3 * RATE[f"{way} dram"])
+            line[state] = list(t * (1 + noise * rng.standard_normal(9)))
+        made.append(line)
+    return made
+
+
+def shapes(n: int, seed: int = 0) -> list[tuple[int, ...]]:
+    rng = np.random.default_rng(seed)
+    return [(int(x),) for x in np.exp(rng.uniform(np.log(64), np.log(8e6), n))]
+
+
+def fit(raw: list[dict[str, Any]], **more: Any) -> Any:
+    return fit_kinds(raw, threads=1, dtype="float32", flush_bytes=FLUSH, source="made up", **more)
+
+
+@pytest.fixture(scope="module")
+def made() -> list[dict[str, Any]]:
+    return lines("aten::relu", shapes(60))
+
+
+def test_constants_that_made_the_points_are_found(made: list[dict[str, Any]]) -> None:
+    found = fit(made)
+    ((_, k),) = found.kinds.items()
+    assert k.error < 0.01, "held-out points are predicted"
+    assert k.overhead_s == pytest.approx(OVERHEAD, rel=0.05)
+    assert k.cold_s == pytest.approx(COLD, rel=0.05)
+    assert k.read_s["dram"] == pytest.approx(RATE["read dram"], rel=0.1)
+    assert k.write_s["dram"] == pytest.approx(RATE["write dram"], rel=0.1)
+    assert k.points == found.points == 60
+    assert found.noise == pytest.approx(0.0, abs=1e-9)
+
+
+def test_effective_cache_sizes_are_found(made: list[dict[str, Any]]) -> None:
+    points, gaps = points_of(made, 1)
+    assert not gaps
+    assert choose_capacity(points, FLUSH) == CAPACITY
+
+
+def test_noise_is_averaged_and_told() -> None:
+    found = fit(lines("aten::relu", shapes(120), noise=0.05))
+    ((_, k),) = found.kinds.items()
+    assert k.error < 0.06
+    assert 0.03 < found.noise < 0.15
+    assert k.overhead_s == pytest.approx(OVERHEAD, rel=0.15)
+
+
+def test_outliers_do_not_move_the_fit() -> None:
+    raw = lines("aten::relu", shapes(80))
+    for line in raw[::13]:
+        line["hot"] = [5 * t for t in line["hot"]]
+    ((_, k),) = fit(raw).kinds.items()
+    assert k.overhead_s == pytest.approx(OVERHEAD, rel=0.1)
+
+
+def test_a_rate_that_no_point_shows_is_the_priors() -> None:
+    small = lines("aten::relu", [(n,) for n in range(64, 2000, 60)])
+    prior = {"read L3": 1e-11, "read dram": 2e-11, "write L3": 3e-11, "write dram": 4e-11}
+    for line in small:
+        line["warm"], line["cold"] = [], []  # nothing ever left the nearest cache
+    ((_, k),) = fit(small, device_s_per_byte=prior).kinds.items()
+    for level in LEVELS:
+        assert k.read_s[level] <= 4 * prior[f"read {level}"] * (1 + 1e-9)
+        assert k.write_s[level] <= 4 * prior[f"write {level}"] * (1 + 1e-9)
+        assert k.read_s[level] > 0
+
+
+def test_nothing_is_negative_whatever_the_points(made: list[dict[str, Any]]) -> None:
+    rng = np.random.default_rng(1)
+    for line in (raw := [dict(line) for line in made]):
+        for state in ("hot", "warm", "cold"):
+            line[state] = list(10 ** rng.uniform(-7, -1, 9))
+    for k in fit(raw).kinds.values():
+        for value in (k.overhead_s, k.cold_s, *k.term_s.values(), *k.read_s.values(), *k.write_s.values()):
+            assert 0 <= value < np.inf
+
+
+def test_too_few_points_make_no_class_and_unknown_ops_are_counted() -> None:
+    raw = lines("aten::relu", shapes(3))
+    raw += [{**line, "op": "nobody::knows.default"} for line in raw[:2]]
+    points, gaps = points_of(raw, 1)
+    assert len(points) == 3
+    assert gaps == {"nobody::knows": 2}
+    found = fit(raw)
+    assert found.kinds == {}
+    assert found.error is None
+    assert fit([]).points == 0
+
+
+def test_kappa_and_a_factor_a_mode_are_found() -> None:
+    rng = np.random.default_rng(0)
+    warm, cold = rng.uniform(1, 5, 12), rng.uniform(0.1, 3, 12)
+    modes = ["infer", "train"] * 6
+    true = np.where(np.array(modes) == "infer", 1.05, 0.95)
+    kappa, whole = fit_kappa(warm, cold, true * (warm + 0.4 * cold), modes)
+    assert kappa == pytest.approx(0.4, abs=0.011)
+    assert whole == pytest.approx({"infer": 1.05, "train": 0.95}, rel=0.01)
+    kappa, whole = fit_kappa(warm, cold, 3.0 * (warm + cold), modes)
+    assert kappa == 1.0
+    assert whole == {"infer": 1.15, "train": 1.15}, "what the model has no room for is not hidden in a constant"

@@ -1,0 +1,148 @@
+"""Validation: the arithmetic of errors, of the leave-one-out baseline, and of ranks, on cases made by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import kendalltau
+
+from costmodel.device import load_device
+from costmodel.errors import CostmodelError
+from costmodel.estimate import estimate
+from costmodel.runs import Run
+from costmodel.validate import QUANTITIES, Case, cases_of, fit_baseline, summarize, validate
+
+from .fuzz.fuzz import graph as hand_made
+
+
+def case(predicted: float, measured: float | None, **more: object) -> Case:
+    values: dict[str, object] = {
+        "model": "m", "device": "d", "runtime": "r", "mode": "infer", "method": None, "batch": 1, "threads": 1,
+        "dtype": "float32", "quantity": "latency_s", "predicted": predicted, "low": 0.9 * predicted,
+        "high": 1.1 * predicted, "measured": measured,
+    }  # fmt: skip
+    return Case(**(values | more))  # type: ignore[arg-type]
+
+
+def test_errors_by_hand() -> None:
+    cases = [case(1.05, 1.0, noise=0.02), case(0.8, 1.0, noise=0.04), case(3.0, 2.0), case(5.0, 5.0, baseline=10.0)]
+    assert [c.error for c in cases] == pytest.approx([0.05, -0.2, 0.5, 0.0])
+    s = summarize(cases)
+    assert s.n == 4
+    assert s.mape == pytest.approx(0.1875)
+    assert s.median_ape == pytest.approx(0.125)
+    assert s.within_10 == 0.5
+    assert s.worst == 0.5
+    assert s.interval_coverage == 0.5  # 1.05 ± 10 % and 5 ± 10 % hold theirs
+    assert s.noise_floor == pytest.approx(0.03)
+    assert s.baseline_mape == 1.0
+    with pytest.raises(CostmodelError, match="no cases"):
+        summarize([])
+
+
+def test_measured_goes_before_published() -> None:
+    assert case(1.0, 2.0, published=3.0).truth == 2.0
+    assert case(1.0, None, published=4.0).error == -0.75
+    with pytest.raises(CostmodelError, match=r"case m infer b1 latency_s has neither"):
+        _ = case(1.0, None).error
+    assert case(0.0, 0.0).error == 0.0
+    assert case(2.0, 0.0).error == 1.0
+
+
+def test_kendall_counts_pairs_within_a_factor_of_two() -> None:
+    truth = [1.0, 1.5, 1.9, 10.0]
+    assert summarize([case(p, t) for p, t in zip([1, 2, 3, 0.5], truth)]).kendall_tau == 1.0  # the far pair is easy
+    assert summarize([case(p, t) for p, t in zip([3, 2, 1, 9], truth)]).kendall_tau == -1.0
+    assert summarize([case(p, t) for p, t in zip([1, 3, 2, 9], truth)]).kendall_tau == pytest.approx(1 / 3)
+    assert summarize([case(1, 1), case(2, 2)]).kendall_tau is None, "one pair ranks nothing"
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 10), st.floats(1.0, 1.99)), min_size=3, max_size=12, unique_by=lambda x: x[1]))
+@settings(max_examples=60, deadline=None)
+def test_kendall_is_scipys_where_all_pairs_count(pairs: list[tuple[float, float]]) -> None:
+    predicted = np.array([p for p, _ in pairs])
+    if len(set(predicted)) < len(predicted):
+        return
+    ours = summarize([case(p, t) for p, t in pairs]).kendall_tau
+    assert ours == pytest.approx(kendalltau(predicted, [t for _, t in pairs]).statistic)
+
+
+def test_the_baseline_never_saw_its_own_case() -> None:
+    cases = [case(1.0, m, baseline=1.0) for m in (2.0, 4.0, 8.0)]
+    fitted = [c.baseline for c in fit_baseline(cases)]
+    # the constant of each is the median (in logs: the geometric mean of two) of the others
+    assert fitted == pytest.approx([math.sqrt(32), 4.0, math.sqrt(8)])
+    changed = fit_baseline([replace(cases[0], measured=1000.0), *cases[1:]])
+    assert changed[0].baseline == pytest.approx(fitted[0]), "its own run does not move it"
+
+
+def test_the_baseline_has_a_constant_a_device_runtime_mode_and_thread_count() -> None:
+    cases = [case(1, 2, baseline=1.0), case(1, 30, baseline=1.0, mode="train"), case(1, 2, baseline=1.0, threads=2)]
+    assert [c.baseline for c in fit_baseline(cases)] == [1.0, 1.0, 1.0], "one case alone keeps the bare roofline"
+    two = fit_baseline([*cases, case(1, 40, baseline=1.0, mode="train")])
+    assert [c.baseline for c in two] == pytest.approx([1.0, 40.0, 1.0, 30.0])
+    other = case(1e6, 2e6, quantity="peak_live_bytes", baseline=None)
+    assert fit_baseline([other]) == (other,)
+
+
+def run_of(**more: object) -> Run:
+    e = estimate(hand_made(), load_device("raspberry-pi-4b"))
+    values: dict[str, object] = {
+        "model": "hand", "mode": "train", "batch": 4, "latency_s": 2 * e.latency_s.point, "noise": 0.01,
+        "peak_live_bytes": int(e.memory.peak_live.point), "peak_rss_bytes": None, "energy_j": 1.0,
+    }  # fmt: skip
+    return Run(**(values | more))  # type: ignore[arg-type]
+
+
+def test_cases_are_the_quantities_that_both_have() -> None:
+    e = estimate(hand_made(), load_device("raspberry-pi-4b"))
+    found = {c.quantity: c for c in cases_of(e, run_of())}
+    shared = {"latency_s", "peak_live_bytes"} | ({"energy_j"} if e.energy_j is not None else set())
+    assert set(found) == shared
+    latency = found["latency_s"]
+    assert latency.error == pytest.approx(-0.5)
+    assert (latency.predicted, latency.low, latency.high) == (e.latency_s.point, e.latency_s.low, e.latency_s.high)
+    assert latency.noise == 0.01
+    assert latency.baseline == e.baseline_latency_s
+    assert found["peak_live_bytes"].error == pytest.approx(0.0, abs=1e-9)
+    assert (latency.model, latency.device, latency.mode, latency.batch) == ("hand", "raspberry-pi-4b", "train", 4)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"), [({"mode": "infer"}, "mode 'train'"), ({"batch": 8}, "batch 4, the run 8")]
+)
+def test_only_the_same_step_is_compared(more: dict[str, object], message: str) -> None:
+    e = estimate(hand_made(), load_device("raspberry-pi-4b"))
+    with pytest.raises(CostmodelError, match=message):
+        validate(e, run_of(**more))
+
+
+def test_json_is_what_the_design_promises() -> None:
+    e = estimate(hand_made(), load_device("raspberry-pi-4b"))
+    v = validate([e, e], [run_of(), run_of(latency_s=1.0)], skipped={"other": "no such model"})
+    d = json.loads(json.dumps(v.as_dict(), allow_nan=False))
+    assert list(d) == ["schema", "cases", "summary", "skipped"]
+    assert d["skipped"] == {"other": "no such model"}
+    keys = [
+        "model", "device", "runtime", "mode", "method", "batch", "threads", "dtype", "quantity", "predicted", "low",
+        "high", "measured", "baseline", "noise",
+    ]  # fmt: skip
+    assert all(list(c) == keys for c in d["cases"])
+    assert [q for q in QUANTITIES if q in d["summary"]] == list(d["summary"])
+    assert list(d["summary"]["latency_s"]) == [
+        "n", "mape", "median_ape", "within_10", "worst", "kendall_tau", "interval_coverage", "noise_floor",
+        "baseline_mape",
+    ]  # fmt: skip
+    assert d["summary"]["latency_s"]["n"] == 2
+
+
+def test_estimates_and_runs_come_in_pairs() -> None:
+    e = estimate(hand_made(), load_device("raspberry-pi-4b"))
+    with pytest.raises(CostmodelError, match="1 estimates against 2 runs"):
+        validate(e, [run_of(), run_of()])
