@@ -74,7 +74,7 @@ _RUNTIME_BYTES = {
 }
 # More, where a method of this package is applied (what it imports), and where its kernels run (numba compiles them).
 _METHOD_BYTES = 90_000_000
-_KERNEL_BYTES = 110_000_000
+_KERNEL_BYTES = 60_000_000
 # Of a runtime's resident bytes, those of library files, which processes share: measured likewise.
 _SHARED_BYTES = 108_000_000
 
@@ -189,14 +189,26 @@ def _workspace_pieces(lowered: Lowered) -> tuple[I8, I8]:
 
 
 def _first_births(graph: OpGraph, birth: I8) -> I8:
-    """Births in the first run: the optimizer's state is made when the update starts."""
+    """Births in the first run: the optimizer's state is made when the update starts, gradients that are kept between
+    steps when the backward pass first adds to them."""
     n = len(graph)
     update = n
     while update > 0 and graph.op_phase[update - 1] == "optimizer":
         update -= 1
     first = birth.copy()
-    if update < n:
-        first[[i for i, role in enumerate(graph.storage_role) if role == "optimizer_state"]] = update
+    if update == n:
+        return first
+    kept: set[int] = set()
+    for s, role in enumerate(graph.storage_role):
+        if role == "optimizer_state":
+            first[s] = update
+        elif role == "gradient" and birth[s] < 0:
+            kept.add(s)
+    for k in range(update if kept else 0):
+        if graph.op_phase[k] == "backward":
+            for s in kept.intersection(graph.tensor_storage[t] for t in graph.op_outputs[k]):
+                first[s] = k
+                kept.remove(s)
     return first
 
 
@@ -240,9 +252,7 @@ def footprint(lowered: Lowered, runtime: Runtime, weight_copies: float = 1.0) ->
         "scratch": int(m.scratch.max(initial=0)),
         "loading": 0,
     }
-    kept = np.array([role in ("parameter", "buffer") for role in graph.storage_role], bool)
-    loading = base + int(weight_copies * m.bytes[kept].sum()) if len(kept) else base
-    resident["loading"] = max(0, loading - sum(resident.values()))
+    resident["loading"] = max(0, base + _loading_bytes(graph, m.bytes, weight_copies) - sum(resident.values()))
     return Footprint(
         live=live,
         peak_op=peak_op,
@@ -256,6 +266,23 @@ def footprint(lowered: Lowered, runtime: Runtime, weight_copies: float = 1.0) ->
         shared=min(_SHARED_BYTES, base),
         reserved_range=(min(reserved), max(reserved)),
     )
+
+
+def _loading_bytes(graph: OpGraph, size: I8, weight_copies: float) -> int:
+    """Bytes of weights while the model is made.
+
+    Where an embedding is also the weight of the head, transformers makes a head of its own first and then drops it.
+    """
+    weights = sum(int(z) for z, role in zip(size, graph.storage_role) if role in ("parameter", "buffer"))
+    read: dict[str, set[int]] = {"embedding": set(), "product": set()}
+    for name, inputs in zip(graph.op_name, graph.op_inputs):
+        kind = name.split(".", 1)[0].removeprefix("aten::")
+        if kind == "embedding":
+            read["embedding"].add(graph.tensor_storage[inputs[0]])
+        elif kind in ("mm", "addmm", "matmul", "linear", "bmm"):
+            read["product"].update(graph.tensor_storage[t] for t in inputs)
+    tied = read["embedding"] & read["product"]
+    return int(weight_copies * weights) + sum(int(size[s]) for s in tied if graph.storage_role[s] == "parameter")
 
 
 def _check(size: I8, birth: I8, death: I8, workspace: I8) -> None:

@@ -91,6 +91,25 @@ def test_loading_counts_where_it_is_more_than_the_step() -> None:
     assert read.peak_rss > built.peak_rss
 
 
+def test_a_tied_head_is_made_twice() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(50_000, 64)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.embedding(ids) @ self.embedding.weight.T
+
+    f = footprint(lower(capture(Tied(), torch.zeros(1, 1, dtype=torch.long))), CPU)
+    table = 50_000 * 64 * 4
+    assert f.resident["allocator"] + f.resident["loading"] == pytest.approx(2 * table, rel=0.01)
+
+
+def test_kept_gradients_are_made_in_the_first_step() -> None:
+    f = footprint(traced(batch=1, mode="train", keep_gradients=True), CPU)
+    assert f.first_peak_live < f.peak_live
+
+
 def test_profile_says_what_the_runtime_needs() -> None:
     step, device = traced(batch=1), load_device("raspberry-pi-4b")
     own = next(r for r in device.runtime.values() if r.rss_bytes is not None)
