@@ -131,6 +131,7 @@ def write_bytes(file: Path, content: bytes) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(dir=file.parent, prefix=".part-")
     try:
+        os.fchmod(handle, 0o644)  # mkstemp makes it private; results are to be shared
         with os.fdopen(handle, "wb") as out:
             out.write(content)
         os.replace(part, file)
