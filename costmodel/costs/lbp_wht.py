@@ -11,6 +11,7 @@ from functools import cache
 from math import prod
 from typing import NamedTuple
 
+from .layout import ceil_to
 from .matmul import LANES, gemm_terms, padded_flops
 from .spec import Cost, OpSpec
 
@@ -28,9 +29,9 @@ __all__ = [
 ]
 
 
-# Channels of ĝ at a time: the K block of kernels/gemm_f32.py, or more where ĝ then still lies in an L2 cache; with
-# fewer than the least, panels are not worth packing.
-_BLOCK_CHANNELS, _BLOCK_FLOATS, _LEAST_CHANNELS = 384, 160 * 1024, 32
+# Channels of ĝ at a time: the K block of kernels/gemm_f32.py where they are allocated; where g_x holds them as many as
+# keep ĝ in a cache (4 MB); with fewer than the least, panels are not worth packing.
+_BLOCK_CHANNELS, _BLOCK_FLOATS, _LEAST_CHANNELS = 384, 2**20, 32
 
 
 def tile_count(grid: Sequence[int], tile: int) -> int:
@@ -163,12 +164,13 @@ def backward_blocks(
     tokens = prefix + grid[0] * grid[1]
     coefficients = images * tile_count(grid, tile) * rank
     rows = coefficients + images * prefix
-    widest = min(max(_BLOCK_CHANNELS, _BLOCK_FLOATS // rows), outputs)
-    if not needs_input:
-        return Blocks(_fitted(widest, outputs), False, 0, rows * _fitted(widest, outputs))
     room = (images * tokens - coefficients) * inputs // rows
+    if not needs_input:  # no g_x to lie in: a block is at most what x̂ is smaller than x
+        channels = _fitted(min(max(room, _LEAST_CHANNELS), _BLOCK_CHANNELS, outputs), outputs)
+        return Blocks(channels, False, 0, rows * channels)
     inside = room >= min(_LEAST_CHANNELS, outputs) if outputs % LANES == 0 else room >= outputs
-    channels = _fitted(min(widest, room) if inside else widest, outputs)
+    widest = max(_BLOCK_CHANNELS, _BLOCK_FLOATS // rows) if inside else _BLOCK_CHANNELS
+    channels = _fitted(min(widest, room, outputs) if inside else min(widest, outputs), outputs)
     if convolution:
         fits = coefficients <= images * tokens
         spilled = 0 if fits else images * -(-grid[0] // tile)
@@ -183,8 +185,11 @@ def backward_blocks(
 
 
 def _fitted(channels: int, outputs: int) -> int:
-    """A block of whole vectors, or all channels where they are no whole vectors."""
-    return channels // LANES * LANES if outputs % LANES == 0 else outputs
+    """Blocks of whole vectors, none wider than `channels` and all of about a width; one where there are no vectors."""
+    if outputs % LANES:
+        return outputs
+    widest = channels // LANES * LANES
+    return ceil_to(-(-outputs // -(-outputs // widest)), LANES)
 
 
 def _spilled(images: int, grid: tuple[int, int], prefix: int, tile: int, rank: int, padding: str) -> int:
