@@ -362,7 +362,7 @@ def _inherit_base(path: Path, document: dict[str, Any], above: tuple[str, ...] =
     if base is None:
         return document
     found = [f / f"{base}.toml" for f in (path.parent, *profile_folders())]
-    source = next((p for p in found if p.is_file() and isinstance(base, str) and "/" not in base), None)
+    source = next((p for p in found if isinstance(base, str) and "/" not in base and os.path.isfile(p)), None)
     if source is None:
         raise FileError(path, "base", f"there is no profile {base!r} to start from; there are {', '.join(devices())}")
     if base in above or source.resolve() == path.resolve():
@@ -390,7 +390,7 @@ def _inherit_cores(path: Path, document: dict[str, Any]) -> None:
         if not isinstance(core, str):
             continue
         found = [f / "cores" / f"{core}.toml" for f in (path.parent, *profile_folders())]
-        source = next((p for p in found if p.is_file() and "/" not in core and "\\" not in core), None)
+        source = next((p for p in found if "/" not in core and "\\" not in core and os.path.isfile(p)), None)
         if source is None:
             raise FileError(path, "cpu.core", f"there is no {core!r} in cores/; give name, flops_per_cycle and cache")
         shared = _toml(source)

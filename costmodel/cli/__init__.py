@@ -12,7 +12,7 @@ from pkgutil import iter_modules
 
 import typer
 
-from ..errors import CostmodelError
+from ..errors import CostmodelError, MissingExtra
 
 __all__ = ["app", "main"]
 
@@ -48,6 +48,13 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
         raise typer.Exit
 
 
+# What a command may need and a light install does not bring, by the extra that does.
+_EXTRAS = {
+    "torch": "torch", "safetensors": "torch", "timm": "models", "torchvision": "models", "transformers": "models",
+    "matplotlib": "report", "plotly": "report", "jinja2": "report", "pandas": "report", "sklearn": "tasks",
+}  # fmt: skip
+
+
 def main() -> None:
     """Run the command line: one line and status 2 for what the user can put right."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -55,6 +62,12 @@ def main() -> None:
         app()
     except CostmodelError as error:
         print(f"costmodel: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        library = str(error.name).partition(".")[0]
+        if library not in _EXTRAS:
+            raise
+        print(f"costmodel: {MissingExtra(library, _EXTRAS[library])}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:  # `costmodel … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,211 @@
+"""Real runs in fresh processes: what a worker answers, what a suite makes of it, and who dies alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from costmodel.device import load_device
+from costmodel.errors import CostmodelError
+from costmodel.host import detect
+from costmodel.measure.job import Job
+from costmodel.measure.latency import Samples, disturbed_share, pinned_allocator, time_interleaved
+from costmodel.measure.micro import hash_seed, plan, read_points
+from costmodel.measure.micro_ops import GENERATORS, Shapes
+from costmodel.measure.suite import QUICK, Measured, measure_job, run_suite
+from costmodel.measure.worker import Worker
+
+JOB = Job("mlp-small", "infer", batch=2)
+TRAIN = Job("mlp-small", "train", batch=2)
+
+
+def test_a_job_is_words_and_comes_back() -> None:
+    job = Job("conv-small", "train", batch=2, input_size="3x16x16", optimizer="adamw")
+    assert Job(**json.loads(json.dumps(job.as_dict()))) == job
+    assert job.name == "conv-small train b2 3x16x16 adamw"
+    assert len({j.name for group in QUICK for j in group}) == sum(len(group) for group in QUICK), "names are unique"
+    graph = job.trace()
+    assert (graph.meta.model, graph.meta.mode, graph.meta.batch, graph.meta.optimizer) == (
+        "conv-small",
+        "train",
+        2,
+        "adamw",
+    )
+
+
+def test_the_quick_suite_is_the_eight_models_and_each_method_beside_its_twin() -> None:
+    jobs = [j for group in QUICK for j in group]
+    for wanted in (
+        "mobilenetv2",
+        "mobilenet-v3-small",
+        "vit_small",
+        "swin_tiny",
+        "resnet18",
+        "bert",
+        "mamba-",
+        "mamba2-",
+    ):
+        modes = {j.mode for j in jobs if wanted in j.model}
+        assert "train" in modes, wanted
+        assert modes & {"infer", "prefill"}, wanted
+    methods = [j for j in jobs if j.method]
+    assert {j.method.split(":")[0] for j in methods if j.method} == {"mobiletl", "lbp_wht", "quamba"}
+    for group in QUICK:
+        for job in group:
+            if job.method:
+                assert any(
+                    (o.model, o.mode, o.batch, o.method) == (job.model, job.mode, job.batch, None) for o in group
+                ), f"{job.name} has no twin in its process"
+    assert all(j.threads == 1 for j in jobs)
+
+
+@pytest.mark.slow
+def test_a_worker_runs_jobs_and_outlives_a_bad_one() -> None:
+    with Worker(1) as worker:
+        with pytest.raises(CostmodelError, match="no model named 'no-such-model'"):
+            worker.run([Job("no-such-model")], seconds=0.01)
+        one, two = worker.run([JOB, TRAIN], seconds=0.05, memory=True)
+    for answer in (one, two):
+        assert len(answer["wall_s"]) == len(answer["cpu_s"]) == len(answer["preempted"]) >= 5
+        assert all(0 < t < 60 for t in answer["wall_s"])
+        assert answer["peak_live_bytes"] > 269_322 * 4
+    assert two["peak_live_bytes"] > one["peak_live_bytes"]
+
+
+def test_a_worker_that_dies_is_reported() -> None:
+    worker = Worker(1)
+    os.kill(worker._process.pid, signal.SIGKILL)
+    with pytest.raises(CostmodelError, match=r"the measuring process died \(status -9\)"):
+        worker.run([JOB])
+
+
+@pytest.mark.slow
+def test_a_suite_predicts_measures_and_skips_by_name() -> None:
+    said: list[tuple[int, int, str]] = []
+    kept: dict[str, Measured] = {}
+    bad = Job("mlp-small", "decode")
+    validation = run_suite(
+        [(JOB, TRAIN), (bad,)],
+        load_device("raspberry-pi-4b"),
+        processes=1,
+        seconds=0.05,
+        progress=lambda *a: said.append(a),
+        keep=lambda job, m: kept.update({job.name: m}),
+    )
+    assert list(validation.skipped) == [bad.name]
+    assert set(kept) == {JOB.name, TRAIN.name}
+    quantities = [(c.mode, c.quantity) for c in validation.cases]
+    assert sorted(quantities) == [
+        ("infer", "latency_s"), ("infer", "peak_live_bytes"), ("train", "latency_s"), ("train", "peak_live_bytes"),
+    ]  # fmt: skip
+    for case in validation.cases:
+        if case.quantity == "peak_live_bytes":
+            assert abs(case.error) < 0.01, "peak live bytes are within 1 %"
+        else:
+            assert case.measured == kept[f"mlp-small {case.mode} b2"].latency_s
+            assert case.baseline is not None
+    assert [total for _, total, _ in said] == [4] * len(said)
+    assert [done for done, _, _ in said] == sorted(done for done, _, _ in said)
+
+
+@pytest.mark.slow
+def test_measuring_one_job_makes_a_run(tmp_path: Path) -> None:
+    from costmodel.runs import append_runs, read_runs
+
+    run = measure_job(JOB, processes=2, seconds=0.05)
+    assert run.latency_s > 0
+    assert run.noise is not None
+    assert run.noise >= 0
+    assert run.peak_live_bytes is not None
+    assert len(run.repeats) >= 10
+    assert {"torch", "python", "machine", "date", "allocator"} <= set(run.meta)
+    (again,) = read_runs(append_runs(tmp_path / "runs.csv", [run])).runs
+    assert again.latency_s == pytest.approx(run.latency_s)
+    assert (again.model, again.mode, again.batch, again.threads) == ("mlp-small", "infer", 2, 1)
+
+
+def raw(*wall: float, live: int | None = None) -> dict[str, Any]:
+    return {"wall_s": wall, "cpu_s": wall, "preempted": [False] * len(wall), "peak_live_bytes": live}
+
+
+def test_the_calmest_process_counts_and_their_spread_is_the_noise() -> None:
+    m = Measured.of([raw(2.0, 2.0, 2.0), raw(1.0, 1.0, 9.0, live=7), raw(1.5, 1.5, 1.5)])
+    assert m.latency_s == 1.0
+    assert m.noise == pytest.approx(1.0)
+    assert m.peak_live_bytes == 7
+    assert m.as_run(JOB, "pinned").repeats == (2.0, 2.0, 2.0, 1.0, 1.0, 9.0, 1.5, 1.5, 1.5)
+
+
+def test_preempted_repeats_do_not_count_if_enough_are_left() -> None:
+    calm = Samples((1.0, 1.0, 1.0, 0.1), (1.0,) * 4, (False, False, False, True))
+    assert calm.latency_s == 1.0
+    busy = Samples((1.0, 0.5, 0.5), (1.0, 0.5, 0.5), (False, True, True))
+    assert busy.latency_s == pytest.approx(0.5), "with fewer than three calm ones all count"
+    assert Samples((1.0, 2.0, 3.0), (1.0,) * 3, (False,) * 3).spread == pytest.approx(0.25)
+
+
+def test_steps_are_timed_in_turn() -> None:
+    order: list[int] = []
+    first, second = time_interleaved(
+        [lambda: order.append(0), lambda: time.sleep(2e-3) or order.append(1)], seconds=0.02
+    )
+    assert order[:4] == [0, 0, 1, 1], "each is warmed up twice"
+    assert order[4:] == [0, 1] * len(first.wall_s), "then in turn"
+    assert len(first.wall_s) == len(second.wall_s) >= 5
+    assert second.latency_s > 2e-3
+    assert second.processor_s < second.latency_s, "sleeping is not computing"
+    with pytest.raises(CostmodelError, match="cores; measure with at most as many threads"):
+        time_interleaved([lambda: None], threads=10_000)
+
+
+def test_settings_of_glibc_are_plain_integers() -> None:
+    assert all(v.isdigit() for v in pinned_allocator().values())
+    assert 0 <= disturbed_share(spins=20) <= 1
+
+
+# Isolated ops
+
+
+def test_a_plan_is_spread_so_that_a_part_of_it_has_some_of_each() -> None:
+    whole = plan(400, train=True)
+    assert len(set(whole)) == len(whole)
+    assert {name for name, _ in whole} == set(GENERATORS)
+    half = {name for name, _ in whole[: len(whole) // 2 + len(GENERATORS)]}
+    assert half == set(GENERATORS)
+    inference = {name for name, _ in plan(400, train=False)}
+    assert inference == {n for n, (_, _, training) in GENERATORS.items() if not training}
+
+
+def test_a_line_that_a_kill_cut_off_is_measured_again(tmp_path: Path) -> None:
+    path = tmp_path / "points.jsonl"
+    path.write_text('{"generator": "gemm_nt", "seed": 0}\n{"generator": "gemm_')
+    assert read_points(path) == [{"generator": "gemm_nt", "seed": 0}]
+    assert read_points(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_every_generator_makes_an_op_with_a_formula(name: str) -> None:
+    import torch
+
+    from costmodel.costs import formula_for
+    from costmodel.measure.micro import _describe
+
+    torch.manual_seed(0)
+    described = _describe(GENERATORS[name][0](Shapes(hash_seed(name, 3), torch.float32)))
+    assert described is not None, "one op"
+    assert formula_for(described["op"]) is not None
+    assert len(described["storage"]) == len(described["inputs"]) + len(described["outputs"])
+    assert json.loads(json.dumps(described)) == described
+
+
+def test_this_machine_is_a_device_that_prices() -> None:
+    from costmodel.estimate import estimate
+
+    host = detect()
+    assert estimate(JOB.trace(), host).latency_s.point > 0
