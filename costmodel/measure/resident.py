@@ -135,7 +135,7 @@ class Resident:
     """What a fresh process had resident.
 
     Attributes:
-        stages: ``start`` (Python alone), ``imported`` (torch and the model's library), ``loaded`` (model and inputs),
+        stages: ``start`` (Python and torch), ``imported`` (the model's library), ``loaded`` (model and inputs),
             ``first`` (one step) and ``steady`` (all steps).
         private, shared: bytes at the end that only this process maps, and that others map too.
     """
