@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from . import kernels as _kernels  # noqa: F401  registers our custom ops, so that saved models resolve them
 from .errors import CaptureError, CostmodelError
 from .graph import GraphMeta, OpGraph
+from .inplace import accumulate_in_place
 from .models.step import Loss, Step, as_call, make_step
 
 __all__ = ["Recorder", "capture", "capture_step"]
@@ -45,6 +47,7 @@ IGNORED_OPS = frozenset(
         "aten::_assert_tensor_metadata",
     }
 )
+_ADD = torch.ops.aten.add.Tensor
 # Prints tracebacks of what is raised here in one line.
 _FAKE_LOG = logging.getLogger("torch._subclasses.fake_tensor")
 
@@ -65,11 +68,13 @@ class Recorder(TorchDispatchMode):
         self._module_of_node: dict[int, str] = {}
         self._nodes_seen = torch._C._autograd._get_sequence_nr()
         self._dtypes: dict[torch.dtype, str] = {}
+        self._accumulated: list[int] = []  # additions that autograd's engine itself asked for
 
     def close(self) -> None:
         """Stop listening: what is still alive outlives the step."""
         for finalizer in self._finalizers:
             finalizer.detach()
+        accumulate_in_place(self.graph, self._accumulated)
 
     # storages and tensors
 
@@ -181,6 +186,8 @@ class Recorder(TorchDispatchMode):
         g.op_inputs.append(tuple(inputs))
         g.op_outputs.append(tuple(outputs))
         g.op_attrs.append(attrs)
+        if func is _ADD and self.phase == "backward" and _asked_by_engine():
+            self._accumulated.append(len(g) - 1)
         return result
 
     def _argument(
@@ -201,6 +208,16 @@ class Recorder(TorchDispatchMode):
             plain = _plain(value)
             if plain is not None:
                 attrs[name] = plain
+
+
+def _asked_by_engine() -> bool:
+    """Whether no Python code (a `Function`'s backward, a recomputed forward) stands between autograd and the op."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_name != "_engine_run_backward":
+        frame = frame.f_back
+        if "torch" not in frame.f_code.co_filename.split("/"):
+            return False
+    return frame.f_code.co_name == "_engine_run_backward"
 
 
 def _tensors_in(result: Any) -> Iterator[Tensor]:

@@ -310,6 +310,9 @@ def test_the_graph_is_the_ops_that_run(name: str) -> None:
     for op in ("aten::zeros", "aten::detach", "aten::select.int", "aten::as_strided"):
         real.pop(op, None)
         ours.pop(op, None)
+    # whether gradients that meet are added in place depends on who else holds them, a counting mode included
+    for counts in (real, ours):
+        counts["additions"] = counts.pop("aten::add.Tensor", 0) + counts.pop("aten::add_.Tensor", 0)
     assert ours == real
 
 

@@ -17,7 +17,7 @@ ROWS = (
     ("errors", "units", "toml"),
     ("core",),
     ("costs",),
-    ("graph",),
+    ("graph", "inplace"),
     ("device", "runs", "host", "peaks"),
     ("lower", "fusion"),
     ("footprint", "fusion"),

@@ -15,8 +15,6 @@ def check(
     2 means that the budget cannot be used, or that a limit cannot be tested. Nothing is measured: the verdict is the
     same on every machine.
     """
-    from ._console import console
-
     from ..budget import check as rows_of
     from ..budget import exit_status, load_budget
     from ..errors import UnknownName
@@ -24,6 +22,7 @@ def check(
     from ..report import render
     from ..report.text import checks_table
     from . import _options as o
+    from ._console import console
 
     if format not in ("text", "github"):
         raise UnknownName("format", format, ("text", "github"))

@@ -27,11 +27,10 @@ def compare(
     json: o.Json = False,
 ) -> None:
     """Set two models, methods or traces side by side: which ops got dearer, where the peak of memory moved."""
-    from ._console import console
-
     from ..compare import compare as compared
     from ..estimate import estimate
     from ..report.text import comparison_table
+    from ._console import console
 
     target = o.device_of(device, profile)
     sides = [

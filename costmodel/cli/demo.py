@@ -10,7 +10,6 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write into.")] = Path("reports/demo"),
 ) -> None:
     """Capture, estimate, measure, validate, Pareto: the whole loop on small cases; ends with what to open."""
-    from ._console import console
     from rich.rule import Rule
 
     from ..calibrate import host_device
@@ -22,6 +21,7 @@ def demo(
     from ..report import render, report_of
     from ..report.text import estimate_table, front_table, validation_table
     from ..tasks.points import family_points
+    from ._console import console
     from ._progress import bar, working
 
     out = console()

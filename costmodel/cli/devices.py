@@ -11,12 +11,12 @@ def devices(
     ] = None,
 ) -> None:
     """List the devices there are profiles for, or one device's numbers and their sources."""
-    from ._console import console
     from rich.table import Table
 
     from .. import units
     from ..device import devices as known
     from ..device import load_device
+    from ._console import console
 
     out = console()
     if name is not None:

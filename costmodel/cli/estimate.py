@@ -43,8 +43,7 @@ def estimate(
 
         print(dumps(result.as_dict()))
         return
-    from ._console import console
-
     from ..report.text import estimate_table
+    from ._console import console
 
     console().print(estimate_table(result))

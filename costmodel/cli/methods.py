@@ -3,10 +3,10 @@ from __future__ import annotations
 
 def methods() -> None:
     """List the methods that --method takes, with their options."""
-    from ._console import console
     from rich.table import Table
 
     from ..methods import methods as known
+    from ._console import console
 
     table = Table("method", "what it does", "options", box=None, pad_edge=False)
     for name, about in known().items():

@@ -31,8 +31,6 @@ def pareto(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for HTML and PNG.")] = Path("reports"),
 ) -> None:
     """Accuracy, measured, against cost, predicted on each device: which choice is not beaten, and by how much."""
-    from ._console import console
-
     from ..budget import limits
     from ..device import load_device
     from ..errors import CostmodelError, UnknownName
@@ -41,6 +39,7 @@ def pareto(
     from ..report.text import front_table
     from ..tasks.points import family_points, table_points
     from ..tasks.result import Budget
+    from ._console import console
     from ._progress import bar
 
     if (family is None) == (points is None):

@@ -56,9 +56,8 @@ def validate(
 
         print(dumps(result.as_dict()))
         return
-    from ._console import console
-
     from ..report.text import validation_table
+    from ._console import console
 
     console().print(validation_table(result))
 
