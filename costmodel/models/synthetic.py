@@ -36,7 +36,7 @@ class _Residual(nn.Module):
         self.act = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.body(x) + self.skip(x))  # type: ignore[no-any-return]
+        return self.act(self.body(x) + self.skip(x))
 
 
 class _Inverted(nn.Module):
@@ -77,7 +77,7 @@ class _Attention(nn.Module):
         q, k, v = self.qkv(self.norm1(x)).reshape(b, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
         y = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, t, c)
         x = x + self.out(y)
-        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+        return x + self.mlp(self.norm2(x))
 
 
 class _Tokens(nn.Module):
@@ -88,7 +88,7 @@ class _Tokens(nn.Module):
         self.embed = nn.Conv2d(3, width, patch, patch)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.embed(x).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
+        return self.embed(x).flatten(2).transpose(1, 2)
 
 
 class _Head(nn.Module):
@@ -99,7 +99,7 @@ class _Head(nn.Module):
         self.linear = nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear(x.mean((2, 3)) if x.dim() == 4 else x.mean(1))  # type: ignore[no-any-return]
+        return self.linear(x.mean((2, 3)) if x.dim() == 4 else x.mean(1))
 
 
 def _widths(rng: np.random.Generator, low: int, high: int, n: int, multiple: int = 8) -> list[int]:
