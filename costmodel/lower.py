@@ -292,10 +292,10 @@ def group_calls(lowered: Lowered, runtime: Runtime) -> F8:
     if runtime.grouped == "kernel":
         return np.ones(len(lowered.costs))
     groups = (
-        float(attrs.get("groups") or 1) if cost.kind.startswith("conv") else 1.0
+        attrs.get("groups") if cost.kind.startswith("conv") else 1
         for cost, attrs in zip(lowered.costs, lowered.graph.op_attrs)
     )
-    return np.fromiter(groups, np.float64)
+    return np.fromiter((g if type(g) is int and 1 <= g <= _MOST_BYTES else 1 for g in groups), np.float64)
 
 
 def packing_s(lowered: Lowered, runtime: Runtime) -> F8:

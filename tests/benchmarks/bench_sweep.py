@@ -53,7 +53,7 @@ def times(run: Callable[[], object], repeats: int) -> list[float]:
 
 
 def main() -> None:
-    loaded = load_model("timm:mobilenetv2_100,num_classes=10", mode="train", batch=8)
+    loaded = load_model("timm:efficientnet_b0,num_classes=10", mode="train", batch=8)
     lowered = lower(capture(loaded.model, loaded.inputs, mode="train"))
     board = load_device("raspberry-pi-4b")
     rates = cpu_rates(board, board.runtime["torch-eager"], lowered)
