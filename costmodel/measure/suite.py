@@ -178,6 +178,16 @@ def run_suite(
     return Validation(fit_baseline(cases), skipped)
 
 
+def _doubts(predicted: Estimate, measured: Measured) -> str:
+    """What a reader must know of a case: time without a formula, and a wall clock that others' work ran on."""
+    found = []
+    if predicted.coverage.time < 0.9995:
+        found.append(f"{predicted.coverage.time:.1%} of the time has a formula")
+    if measured.processor_s < 0.9 * measured.latency_s:
+        found.append(f"processor {measured.processor_s:.4g} s: the machine was busy")
+    return "; ".join(found)
+
+
 def _cases(job: Job, predicted: Estimate, measured: Measured) -> list[Case]:
     common = {
         "model": job.model,
@@ -199,7 +209,7 @@ def _cases(job: Job, predicted: Estimate, measured: Measured) -> list[Case]:
         measured=measured.latency_s,
         baseline=predicted.baseline_latency_s,
         noise=measured.noise,
-        note=f"processor {measured.processor_s:.6g} s; {predicted.coverage.time:.1%} of the time has a formula",
+        note=_doubts(predicted, measured),
     )
     if measured.peak_live_bytes is None:
         return [latency]
