@@ -29,7 +29,7 @@ def report(
     from ..tasks.collect import fronts_of_results, priced_traces, validated_runs
     from ._progress import bar
 
-    devices = [load_device(name) for name in device or ("raspberry-pi-4b", "jetson-orin-nano-8g")]
+    devices = [load_device(name) for name in device or ("raspberry-pi-4b", "epyc-zen4-vm-2c")]
     with bar("report") as progress:
         progress(0, 3, "traces")
         estimates = priced_traces(traces, devices)

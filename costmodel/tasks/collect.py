@@ -52,9 +52,9 @@ def fronts_of_results(names: Sequence[str] | None, targets: Sequence[Device]) ->
     """Latency and memory fronts of each family that has kept results; nothing is trained."""
     fronts: list[Front] = []
     for name in names or families():
-        if not committed(name):
+        if not committed(name, "quick"):
             continue
-        points, _ = family_points(name, targets, measure_on=None)
+        points, _ = family_points(name, targets, measure_on=None, kept_only=True)
         for axis in ("latency_s", "peak_live_bytes"):
             fronts += pareto(points, axis=axis).values()
     return fronts

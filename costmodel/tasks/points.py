@@ -14,11 +14,13 @@ from ..estimate import Estimate, Range, estimate
 from ..graph import OpGraph, load
 from ..pareto import Point
 from . import family as family_of
-from .result import Budget, TaskResult, summary
+from .result import Budget, TaskResult, committed, summary
 
 __all__ = ["costs_of", "family_points", "table_points"]
 
 Progress = Callable[[int, int, str], None]
+
+_OPTIMIZER = "adamw"  # what the training families train with
 
 
 def costs_of(predicted: Estimate) -> dict[str, Range]:
@@ -42,6 +44,7 @@ def family_points(
     budget: Budget = "quick",
     threads: int = 1,
     measure_on: str | None = "host",
+    kept_only: bool = False,
     progress: Progress | None = None,
 ) -> tuple[list[Point], list[TaskResult]]:
     """Train or quantize every arm of a family (or find it in the cache), and price it on each device.
@@ -51,6 +54,7 @@ def family_points(
         devices: where each arm's step is priced.
         budget: size of the grid.
         threads: CPU threads of the estimates.
+        kept_only: use the results that ship, and train nothing that is missing.
         measure_on: the device that is this machine, where the step is also run; None for no run.
         progress: called with done, total and what is next.
 
@@ -58,11 +62,10 @@ def family_points(
         A point an arm and device, and the task results behind them.
     """
     task = family_of(name)
-    grid = task.grid(budget)
-    arms = list(dict.fromkeys(arm for arm, _ in grid))
-    total = len(grid) + len(arms)
+    grid = [] if kept_only else task.grid(budget)
+    total = len(grid) + len({arm for arm, _ in grid})
     report = progress or (lambda *_: None)
-    results = []
+    results = committed(name, budget) if kept_only else []
     for i, (arm, seed) in enumerate(grid):
         report(i, total, f"{name} {arm} seed {seed}")
         results.append(task.run(arm, seed=seed, budget=budget))
@@ -70,7 +73,7 @@ def family_points(
     for j, mean in enumerate(summary(results)):
         report(len(grid) + j, total, f"pricing {mean.arm}")
         model, inputs, mode = task.build(mean.arm)
-        graph = capture(model, inputs, mode=mode, name=name, method=mean.arm)
+        graph = capture(model, inputs, mode=mode, optimizer=_OPTIMIZER, name=name, method=mean.arm)
         of_arm = next(r for r in results if r.arm == mean.arm)
         for device in devices:
             predicted = estimate(graph, device, threads=min(threads, device.cores))
@@ -78,7 +81,7 @@ def family_points(
             if device.name == measure_on:
                 from ..measure import measure
 
-                run = measure(model, inputs, mode=mode, seconds=0.5)
+                run = measure(model, inputs, mode=mode, optimizer=_OPTIMIZER, seconds=0.5)
                 measured = {"latency_s": run.latency_s, "peak_live_bytes": float(run.peak_live_bytes or 0)}
             points.append(
                 Point(
