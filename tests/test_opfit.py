@@ -138,5 +138,5 @@ def test_kappa_and_a_factor_a_mode_are_found() -> None:
     assert kappa == pytest.approx(0.4, abs=0.011)
     assert whole == pytest.approx({"infer": 1.05, "train": 0.95}, rel=0.01)
     kappa, whole = fit_kappa(warm, cold, 3.0 * (warm + cold), modes)
-    assert kappa == 1.0
+    assert 0.4 < kappa < 1.0  # pulled to the data's 1, held by the prior's 0.2
     assert whole == {"infer": 1.15, "train": 1.15}, "what the model has no room for is not hidden in a constant"
