@@ -19,7 +19,7 @@ def report(
         list[str] | None, typer.Option("--family", help="Fronts of these families, from results that are kept.")
     ] = None,
 ) -> None:
-    """Write one HTML page: saved traces priced on devices, saved runs against predictions, fronts, every source.
+    """Write one HTML page (and the fronts as PNG): saved traces priced, saved runs against predictions, every source.
 
     Nothing is measured or trained: what the page shows is in --traces, --runs and the kept task results.
     """
@@ -43,4 +43,5 @@ def report(
     page = render(
         report_of(parts), "html", output / "index.html", title="costmodel: what it costs, and how sure we are"
     )
-    print(f"wrote {page}")
+    pictures = [render(f, "png", output / f"pareto-{f.points[0].family}-{f.device}-{f.axis}.png") for f in fronts]
+    print("wrote", ", ".join(str(p) for p in (page, *pictures)))
