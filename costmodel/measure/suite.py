@@ -70,13 +70,13 @@ class Measured:
 
     latency_s: float
     processor_s: float
-    noise: float
+    noise: float | None
     peak_live_bytes: int | None
     raw: tuple[dict[str, Any], ...]
 
     @classmethod
     def of(cls, raw: Sequence[dict[str, Any]]) -> Measured:
-        """The calmest process counts; the noise is the spread over processes of their low quantiles."""
+        """The calmest process counts; the noise is the spread over processes of their low quantiles (None of one)."""
         from .latency import Samples
 
         samples = [Samples(tuple(r["wall_s"]), tuple(r["cpu_s"]), tuple(r["preempted"])) for r in raw]
@@ -85,7 +85,7 @@ class Measured:
         return cls(
             latency_s=min(latencies),
             processor_s=min(s.processor_s for s in samples),
-            noise=float(np.max(latencies) / np.min(latencies) - 1.0),
+            noise=float(np.max(latencies) / np.min(latencies) - 1.0) if len(latencies) > 1 else None,
             peak_live_bytes=live[0] if live else None,
             raw=tuple(raw),
         )
@@ -220,7 +220,6 @@ def _cases(job: Job, predicted: Estimate, measured: Measured) -> list[Case]:
         low=m.low,
         high=m.high,
         measured=float(measured.peak_live_bytes),
-        noise=0.0,
     )
     return [latency, live]
 
