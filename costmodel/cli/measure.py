@@ -46,8 +46,9 @@ def measure(
 
         print(dumps({"schema": 1, **asdict(run)}))
         return
+    spread = "one process" if run.noise is None else f"{processes} processes within {units.percent(run.noise)}"
     print(
         f"{job.name}: {units.seconds(run.latency_s)} a step (processor {units.seconds(run.cpu_s or 0.0)}), "
-        f"spread over {processes} processes {units.percent(run.noise or 0.0)}, "
+        f"{spread}, "
         f"peak of live tensors {units.size(run.peak_live_bytes or 0)}"
     )
