@@ -188,7 +188,7 @@ def test_a_killed_write_leaves_no_result(cache: Path, monkeypatch: pytest.Monkey
     def killed(_from: object, _to: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(result.os, "replace", killed)
+    monkeypatch.setattr("os.replace", killed)
     with pytest.raises(KeyboardInterrupt):
         result.cached("k", a_result)
     monkeypatch.undo()

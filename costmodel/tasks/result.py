@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
@@ -17,6 +15,7 @@ from platformdirs import user_cache_path
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from costmodel.errors import FileError
+from costmodel.graph import write_atomic
 
 __all__ = [
     "Budget",
@@ -123,21 +122,7 @@ def cached_json(kind: str, key: str, compute: Callable[[], dict[str, Any]]) -> d
 
 def write_json(file: Path, content: object) -> None:
     """Write as a whole or not at all."""
-    write_bytes(file, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
-
-
-def write_bytes(file: Path, content: bytes) -> None:
-    """Write as a whole or not at all: a kill leaves the old file or none."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=file.parent, prefix=".part-")
-    try:
-        os.fchmod(handle, 0o644)  # mkstemp makes it private; results are to be shared
-        with os.fdopen(handle, "wb") as out:
-            out.write(content)
-        os.replace(part, file)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
+    write_atomic(file, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
 
 
 def publish(family: str, budget: Budget, results: Iterable[TaskResult]) -> Path:

@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from costmodel.graph import write_atomic
 from costmodel.methods import apply_method
 from costmodel.models._compat import require
 from costmodel.tasks.data import Text, text
-from costmodel.tasks.result import Budget, Progress, TaskResult, cache_folder, cached, key_of, write_bytes
+from costmodel.tasks.result import Budget, Progress, TaskResult, cache_folder, cached, key_of
 from costmodel.tasks.train import Watch
 
 __all__ = ["ARMS", "SEEDS", "Recipe", "build", "grid", "run"]
@@ -192,7 +193,7 @@ def _trained(base: str, seed: int, recipe: Recipe, source: Text, progress: Progr
         _fit(model, _share(source, "train"), recipe, seed, _under(progress, f"training {base}, seed {seed}"))
         blob = io.BytesIO()
         torch.save({"weights": model.state_dict(), "train_s": watch.read()}, blob)
-        write_bytes(file, blob.getvalue())
+        write_atomic(file, blob.getvalue())
     return torch.load(file, map_location="cpu", weights_only=True)["weights"]
 
 

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from costmodel.graph import write_atomic
 from costmodel.methods import apply_method
 from costmodel.models._compat import require
 from costmodel.tasks.data import Images, images
-from costmodel.tasks.result import Budget, Progress, Scalar, TaskResult, cache_folder, key_of, write_bytes
+from costmodel.tasks.result import Budget, Progress, Scalar, TaskResult, cache_folder, key_of
 from costmodel.tasks.train import ImageTask, Recipe, Stage, accuracy, fit, run_arm, train_split, val_split
 
 __all__ = ["ARMS", "SEEDS", "build", "grid", "run"]
@@ -123,7 +124,7 @@ def _pretrained(images: Images, budget: Budget) -> tuple[dict[str, Tensor], floa
         score = accuracy(model, _prepare, val_split(images, recipe.val, OLD_CLASSES))
         blob = io.BytesIO()
         torch.save({"weights": model.state_dict(), "accuracy": score}, blob)
-        write_bytes(file, blob.getvalue())
+        write_atomic(file, blob.getvalue())
     kept = torch.load(file, map_location="cpu", weights_only=True)
     return kept["weights"], kept["accuracy"]
 
