@@ -16,8 +16,8 @@ from costmodel.errors import CostmodelError
 from costmodel.host import detect
 from costmodel.measure.job import Job
 from costmodel.measure.latency import Samples, disturbed_share, pinned_allocator, time_interleaved
-from costmodel.measure.micro import hash_seed, plan, read_points
-from costmodel.measure.micro_ops import GENERATORS, Shapes
+from costmodel.measure.micro import GENERATORS, hash_seed, plan, read_points
+from costmodel.measure.micro_ops import Shapes
 from costmodel.measure.suite import QUICK, Measured, measure_job, run_suite
 from costmodel.measure.worker import Worker
 
