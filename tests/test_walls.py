@@ -31,6 +31,7 @@ ROWS = (
     ("measure",),
     ("opfit", "calibrate"),
     ("tasks",),
+    ("suites",),
     ("report",),
     ("cli", "__main__", "jupyter"),
 )
