@@ -18,6 +18,7 @@ from .blocks import (
     LENGTH,
     NONE,
     discard,
+    free_segments,
     make_block,
     merge_free,
     new_blocks,
@@ -129,8 +130,8 @@ def caching_allocator(event: I8, size: I8, rules: Caching, capacity: int) -> Hel
     """
     e = event.shape[0]
     # small and large blocks are two worlds; each has an address range of its own
-    small, small_free, small_number = new_blocks(2 * e + 2, rules.round)
-    large, large_free, large_number = new_blocks(2 * e + 2, rules.round)
+    small, small_head, small_number = new_blocks(2 * e + 2, rules.round)
+    large, large_head, large_number = new_blocks(2 * e + 2, rules.round)
     small_end, large_end = np.array([0, NONE]), np.array([1 << 47, NONE])
     row_of, where = np.full(size.shape[0], NONE), np.full(size.shape[0], NONE)
     reserved = np.zeros(e + 1, np.int64)
@@ -142,20 +143,20 @@ def caching_allocator(event: I8, size: I8, rules: Caching, capacity: int) -> Hel
             is_small = need <= rules.small
             if event[i] < 0:
                 if is_small:
-                    _give_back(small, small_free, small_number, small_end, row_of[b])
+                    _give_back(small, small_head, small_number, small_end, row_of[b])
                 else:
-                    _give_back(large, large_free, large_number, large_end, row_of[b])
+                    _give_back(large, large_head, large_number, large_end, row_of[b])
             else:
                 room = int(capacity - held) if capacity > 0 else 1 << 62
                 for attempt in range(2):
                     if is_small:
-                        s, more = _take(small, small_free, small_number, small_end, need, rules, True, room)
+                        s, more = _take(small, small_head, small_number, small_end, need, rules, True, room)
                     else:
-                        s, more = _take(large, large_free, large_number, large_end, need, rules, False, room)
+                        s, more = _take(large, large_head, large_number, large_end, need, rules, False, room)
                     if s != NONE or attempt == 1 or rules.expandable:
                         break
-                    given = _return_segments(small, small_free, small_number)
-                    given += _return_segments(large, large_free, large_number)
+                    given = free_segments(small, small_head, small_number)
+                    given += free_segments(large, large_head, large_number)
                     held -= given
                     room += given
                 if s == NONE:
@@ -175,13 +176,13 @@ def _round_up(n: int, unit: int) -> int:
 
 @njit(cache=True)
 def _take(
-    block: I8, free: I4, number: I8, end: I8, need: int, rules: Caching, is_small: bool, room: int
+    block: I8, head: I4, number: I8, end: I8, need: int, rules: Caching, is_small: bool, room: int
 ) -> tuple[int, int]:
     """A block of `need` bytes of one pool, and the bytes that the driver gave for it; `NONE` if it has no `room`.
 
     `end` is where the pool's addresses end, and the last block of its expandable segment.
     """
-    s = pick(block, free, number, need)
+    s = pick(block, head, number, need)
     more = 0
     if s == NONE:
         last = end[1]
@@ -191,7 +192,7 @@ def _take(
             return NONE, 0
         if grow:
             s = last
-            take_free(block, free, number, s)
+            take_free(block, head, number, s)
             block[s, LENGTH] += more
         else:
             s = make_block(block, number, end[0], more, last, NONE)
@@ -201,7 +202,7 @@ def _take(
     rest = block[s, LENGTH] - need
     if rest >= rules.round if is_small or rules.expandable else rest > rules.small:
         r = split(block, number, s, need)
-        put_free(block, free, number, r)
+        put_free(block, head, number, r)
         if end[1] == s:
             end[1] = r
     return s, more
@@ -218,28 +219,12 @@ def _segment(need: int, is_small: bool, rules: Caching) -> int:
 
 
 @njit(cache=True)
-def _give_back(block: I8, free: I4, number: I8, end: I8, s: int) -> None:
+def _give_back(block: I8, head: I4, number: I8, end: I8, s: int) -> None:
     """Free a block of one pool."""
-    merge_free(block, free, number, s)
-    put_free(block, free, number, s)
+    merge_free(block, head, number, s)
+    put_free(block, head, number, s)
     if end[1] != NONE and block[s, AFTER] == NONE:
         end[1] = s
-
-
-@njit(cache=True)
-def _return_segments(block: I8, free: I4, number: I8) -> int:
-    """Return segments that are one free block to the driver; the bytes they had."""
-    given, kept = 0, 0
-    for j in range(number[1]):
-        s = free[j]
-        if block[s, BEFORE] == NONE and block[s, AFTER] == NONE:
-            given += block[s, LENGTH]
-            discard(block, number, s)
-        else:
-            free[kept] = s
-            kept += 1
-    number[1] = kept
-    return given
 
 
 # Entries of glibc's state: start and end of the top chunk (the end is that of the heap), the chunk below it, the end of
@@ -267,7 +252,7 @@ def glibc_malloc(event: I8, size: I8, rules: Malloc) -> Held:
     """
     e = event.shape[0]
     # no request is shorter than its least chunk and the room to align in
-    block, free, number = new_blocks(4 * e + 4, 32 + rules.alignment + 48)
+    block, head, number = new_blocks(4 * e + 4, 32 + rules.alignment + 48)
     state = np.array([0, 0, NONE, 0, rules.trim_threshold, 0])
     mapped, mapped_resident, next_map = np.int64(0), np.int64(0), np.int64(1) << 46
     mmap_threshold = rules.mmap_threshold
@@ -280,7 +265,7 @@ def glibc_malloc(event: I8, size: I8, rules: Malloc) -> Held:
             if event[i] > 0:
                 row_of[b] = _take_lead(block, state, leads)
             elif row_of[b] != NONE:
-                _free_chunk(block, free, number, state, row_of[b], rules.top_pad)
+                _free_chunk(block, head, number, state, row_of[b], rules.top_pad)
         elif event[i] < 0 and map_of[b] > 0:
             mapped -= map_of[b]
             mapped_resident -= _round_up(size[b], PAGE)
@@ -289,11 +274,11 @@ def glibc_malloc(event: I8, size: I8, rules: Malloc) -> Held:
                 state[_TRIM] = 2 * map_of[b]
             map_of[b] = 0
         elif event[i] < 0 and size[b] > 0:
-            _free_chunk(block, free, number, state, row_of[b], rules.top_pad)
+            _free_chunk(block, head, number, state, row_of[b], rules.top_pad)
         elif size[b] > 0:
             chunk = max((size[b] + 8 + 15) & -16, 32)
             need = chunk + rules.alignment + 48  # room to align in
-            s = pick(block, free, number, need)
+            s = pick(block, head, number, need)
             if s == NONE and state[_END] - state[_TOP] < need + 32 and need >= mmap_threshold:
                 map_of[b] = _round_up(need + 8, PAGE)
                 where[b] = next_map + rules.alignment
@@ -302,7 +287,7 @@ def glibc_malloc(event: I8, size: I8, rules: Malloc) -> Held:
                 mapped_resident += _round_up(size[b], PAGE)
             else:
                 if s != NONE:
-                    s = _cut_free(block, free, number, state, leads, s, chunk, need, rules)
+                    s = _cut_free(block, head, number, state, leads, s, chunk, need, rules)
                 else:
                     s = _cut_top(block, number, state, leads, chunk, need, rules)
                 row_of[b] = s
@@ -341,7 +326,7 @@ def _take_lead(block: I8, state: I8, leads: I8) -> int:
 
 @njit(cache=True, inline="always")
 def _cut_free(
-    block: I8, free: I4, number: I8, state: I8, leads: I8, s: int, chunk: int, need: int, rules: Malloc
+    block: I8, head: I4, number: I8, state: I8, leads: I8, s: int, chunk: int, need: int, rules: Malloc
 ) -> int:
     """Cut `chunk` bytes, aligned, out of a picked chunk; what is before and behind them is free again.
 
@@ -360,7 +345,7 @@ def _cut_free(
     elif whole - chunk <= 32:
         keep = whole
     if keep < whole:
-        put_free(block, free, number, split(block, number, s, keep))
+        put_free(block, head, number, split(block, number, s, keep))
     return s
 
 
@@ -386,9 +371,9 @@ def _cut_top(block: I8, number: I8, state: I8, leads: I8, chunk: int, need: int,
 
 
 @njit(cache=True)
-def _free_chunk(block: I8, free: I4, number: I8, state: I8, s: int, top_pad: int) -> None:
+def _free_chunk(block: I8, head: I4, number: I8, state: I8, s: int, top_pad: int) -> None:
     """Give a chunk back: it grows over its free neighbours, or becomes part of the top, which may be trimmed."""
-    merge_free(block, free, number, s)
+    merge_free(block, head, number, s)
     freed = block[s, LENGTH]
     if block[s, AFTER] == NONE:
         state[_TOP], state[_LAST] = block[s, ADDRESS], block[s, BEFORE]
@@ -397,7 +382,7 @@ def _free_chunk(block: I8, free: I4, number: I8, state: I8, s: int, top_pad: int
         discard(block, number, s)
         freed = state[_END] - state[_TOP]
     else:
-        put_free(block, free, number, s)
+        put_free(block, head, number, s)
     if freed >= 1 << 16:
         _trim(state, top_pad)
 

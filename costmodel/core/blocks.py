@@ -1,13 +1,17 @@
 """Blocks of an address range, side by side: split, merged with free neighbours, found by best fit.
 
-Three arrays hold them; they are passed one by one, because taking an array out of a tuple costs numba two atomic
+Free blocks are kept in classes of length, 32 to a power of two: the leading bits of the length as a float. A class is a
+list in the order of length, then address; a bitmap of the classes of each power, and one of the powers, say which have
+blocks. So a block is found, put and taken in a few steps, however many there are.
+
+Three arrays hold it all; they are passed one by one, because taking an array out of a tuple costs numba two atomic
 operations, more than all else here.
 
-* ``block`` (m, 5): a row a block, columns `ADDRESS`, `LENGTH`, `BEFORE` and `AFTER` (rows of the neighbours, `NONE` at
-  an end of a segment), `IS_FREE`.
-* ``free`` (m,): rows of the free blocks that can be picked, in the order of length, then address.
-* ``number`` (4,): rows ever used, pickable free blocks, first of the chain of emptied rows (linked by `AFTER`), and
-  the shortest length that can be picked.
+* ``block`` (m, 8): a row a block, columns `ADDRESS`, `LENGTH`, `BEFORE` and `AFTER` (rows of the neighbours, `NONE` at
+  an end of a segment), `IS_FREE`, and the links of its class's list; eight, so that a row is a cache line.
+* ``head`` (1664,): the first block of each class, `NONE` if it has none.
+* ``number`` (56,): rows ever used, the first of the chain of emptied rows (linked by `AFTER`), the shortest length that
+  can be picked, the bitmap of powers, and those of the classes of each power.
 """
 
 from __future__ import annotations
@@ -19,28 +23,35 @@ from .table import I4, I8
 
 __all__ = [
     "ADDRESS", "AFTER", "BEFORE", "IS_FREE", "LENGTH", "NONE",
-    "discard", "make_block", "merge_free", "new_blocks", "pick", "put_free", "split", "take_free",
+    "discard", "free_segments", "make_block", "merge_free", "new_blocks", "pick", "put_free", "split", "take_free",
 ]  # fmt: skip
 
 NONE = -1
-ADDRESS, LENGTH, BEFORE, AFTER, IS_FREE = range(5)
+ADDRESS, LENGTH, BEFORE, AFTER, IS_FREE, _NEXT, _PREVIOUS = range(7)
+_USED, _EMPTIED, _LEAST, _POWERS, _CLASSES = range(5)
+_MOST_POWER = 52
+# A float64: 52 bits of mantissa below an exponent with this bias.
+_MANTISSA, _BIAS = 52, 1023
+_FINE = 5  # bits of the mantissa that tell classes of a power apart
 
 
 @njit(cache=True, inline="always")
 def new_blocks(m: int, least: int) -> tuple[I8, I4, I8]:
     """No blocks, and room for `m`; free ones shorter than `least` are only merged, never picked."""
-    return np.empty((m, 5), np.int64), np.empty(m, np.int32), np.array([0, 0, NONE, least], np.int64)
+    number = np.zeros(_CLASSES + _MOST_POWER, np.int64)
+    number[_EMPTIED], number[_LEAST] = NONE, least
+    return np.empty((m, 8), np.int64), np.full(_MOST_POWER << _FINE, NONE, np.int32), number
 
 
 @njit(cache=True, inline="always")
 def make_block(block: I8, number: I8, address: int, length: int, before: int, after: int) -> int:
     """A block that somebody has, between two neighbours; returns its row."""
-    b = number[2]
+    b = number[_EMPTIED]
     if b != NONE:
-        number[2] = block[b, AFTER]
+        number[_EMPTIED] = block[b, AFTER]
     else:
-        b = number[0]
-        number[0] += 1
+        b = number[_USED]
+        number[_USED] += 1
     block[b, ADDRESS], block[b, LENGTH] = address, length
     block[b, BEFORE], block[b, AFTER] = before, after
     block[b, IS_FREE] = 0
@@ -54,8 +65,8 @@ def make_block(block: I8, number: I8, address: int, length: int, before: int, af
 @njit(cache=True, inline="always")
 def discard(block: I8, number: I8, b: int) -> None:
     """Forget a block that others have absorbed: its row will be used again."""
-    block[b, AFTER] = number[2]
-    number[2] = b
+    block[b, AFTER] = number[_EMPTIED]
+    number[_EMPTIED] = b
 
 
 @njit(cache=True, inline="always")
@@ -67,11 +78,11 @@ def split(block: I8, number: I8, b: int, length: int) -> int:
 
 
 @njit(cache=True, inline="always")
-def merge_free(block: I8, free: I4, number: I8, b: int) -> None:
+def merge_free(block: I8, head: I4, number: I8, b: int) -> None:
     """Grow a block over its free neighbours."""
     p, q = block[b, BEFORE], block[b, AFTER]
     if p != NONE and block[p, IS_FREE]:
-        take_free(block, free, number, p)
+        take_free(block, head, number, p)
         block[b, ADDRESS] = block[p, ADDRESS]
         block[b, LENGTH] += block[p, LENGTH]
         block[b, BEFORE] = block[p, BEFORE]
@@ -79,7 +90,7 @@ def merge_free(block: I8, free: I4, number: I8, b: int) -> None:
             block[block[p, BEFORE], AFTER] = b
         discard(block, number, p)
     if q != NONE and block[q, IS_FREE]:
-        take_free(block, free, number, q)
+        take_free(block, head, number, q)
         block[b, LENGTH] += block[q, LENGTH]
         block[b, AFTER] = block[q, AFTER]
         if block[q, AFTER] != NONE:
@@ -88,52 +99,98 @@ def merge_free(block: I8, free: I4, number: I8, b: int) -> None:
 
 
 @njit(cache=True, inline="always")
-def _rank(block: I8, free: I4, number: I8, length: int, address: int) -> int:
-    """How many free blocks come before (length, address)."""
-    low, high = 0, number[1]
-    while low < high:
-        middle = (low + high) >> 1
-        b = free[middle]
-        if block[b, LENGTH] < length or (block[b, LENGTH] == length and block[b, ADDRESS] < address):
-            low = middle + 1
-        else:
-            high = middle
-    return low
+def _class_of(length: int) -> int:
+    """Class of a length from 1 to 2^52; it grows with the length.
+
+    >>> _class_of(1), _class_of(64) - _class_of(32), _class_of(1023) == _class_of(1008)
+    (0, 32, True)
+    """
+    return int((np.float64(length).view(np.int64) >> (_MANTISSA - _FINE)) - (_BIAS << _FINE))
 
 
 @njit(cache=True, inline="always")
-def put_free(block: I8, free: I4, number: I8, b: int) -> None:
+def _lowest(bits: int) -> int:
+    """Position of the lowest bit that is set."""
+    return int((np.float64(bits & -bits).view(np.int64) >> _MANTISSA) - _BIAS)
+
+
+@njit(cache=True, inline="always")
+def put_free(block: I8, head: I4, number: I8, b: int) -> None:
     """Put a block among the free ones."""
     block[b, IS_FREE] = 1
-    if block[b, LENGTH] < number[3]:
+    length, address = block[b, LENGTH], block[b, ADDRESS]
+    if length < number[_LEAST]:
         return
-    at = _rank(block, free, number, block[b, LENGTH], block[b, ADDRESS])
-    for j in range(number[1], at, -1):
-        free[j] = free[j - 1]
-    free[at] = b
-    number[1] += 1
+    c = _class_of(length)
+    before, after = NONE, int(head[c])
+    if after == NONE:
+        number[_POWERS] |= 1 << (c >> _FINE)
+        number[_CLASSES + (c >> _FINE)] |= 1 << (c & 31)
+    while after != NONE and (
+        block[after, LENGTH] < length or (block[after, LENGTH] == length and block[after, ADDRESS] < address)
+    ):
+        before, after = after, int(block[after, _NEXT])
+    block[b, _PREVIOUS], block[b, _NEXT] = before, after
+    if before == NONE:
+        head[c] = b
+    else:
+        block[before, _NEXT] = b
+    if after != NONE:
+        block[after, _PREVIOUS] = b
 
 
 @njit(cache=True, inline="always")
-def take_free(block: I8, free: I4, number: I8, b: int) -> None:
-    """Take a block from the free ones; its address and length must be those it was put there with."""
+def take_free(block: I8, head: I4, number: I8, b: int) -> None:
+    """Take a block from the free ones; its length must be that it was put there with."""
     block[b, IS_FREE] = 0
-    if block[b, LENGTH] < number[3]:
+    if block[b, LENGTH] < number[_LEAST]:
         return
-    number[1] -= 1
-    for j in range(_rank(block, free, number, block[b, LENGTH], block[b, ADDRESS]), number[1]):
-        free[j] = free[j + 1]
+    before, after = block[b, _PREVIOUS], block[b, _NEXT]
+    if after != NONE:
+        block[after, _PREVIOUS] = before
+    if before != NONE:
+        block[before, _NEXT] = after
+        return
+    c = _class_of(block[b, LENGTH])
+    head[c] = after
+    if after == NONE:
+        number[_CLASSES + (c >> _FINE)] ^= 1 << (c & 31)
+        if number[_CLASSES + (c >> _FINE)] == 0:
+            number[_POWERS] ^= 1 << (c >> _FINE)
 
 
 @njit(cache=True, inline="always")
-def pick(block: I8, free: I4, number: I8, length: int) -> int:
+def pick(block: I8, head: I4, number: I8, length: int) -> int:
     """Take the best fit: the smallest free block of at least `length` bytes, the lowest of those; `NONE` if none is."""
-    at = _rank(block, free, number, length, -1)
-    if at == number[1]:
-        return NONE
-    b = int(free[at])
-    number[1] -= 1
-    for j in range(at, number[1]):
-        free[j] = free[j + 1]
-    block[b, IS_FREE] = 0
+    c = _class_of(length)
+    b = int(head[c])
+    while b != NONE and block[b, LENGTH] < length:
+        b = int(block[b, _NEXT])
+    if b == NONE:
+        power = c >> _FINE
+        classes = number[_CLASSES + power] & (-2 << (c & 31))
+        if classes == 0:
+            powers = number[_POWERS] & (-2 << power)
+            if powers == 0:
+                return NONE
+            power = _lowest(powers)
+            classes = number[_CLASSES + power]
+        b = int(head[(power << _FINE) + _lowest(classes)])
+    take_free(block, head, number, b)
     return b
+
+
+@njit(cache=True)
+def free_segments(block: I8, head: I4, number: I8) -> int:
+    """Discard every segment that is one free block; returns the bytes they had."""
+    given = 0
+    for c in range(len(head)):
+        b = int(head[c])
+        while b != NONE:
+            after = int(block[b, _NEXT])
+            if block[b, BEFORE] == NONE and block[b, AFTER] == NONE:
+                given += int(block[b, LENGTH])
+                take_free(block, head, number, b)
+                discard(block, number, b)
+            b = after
+    return given
