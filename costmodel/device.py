@@ -69,7 +69,8 @@ class Cluster(_Strict):
 
 
 class Memory(_Strict):
-    """Main memory. `reserved_bytes` is what the system keeps; `core_bytes_per_s` is what one core can draw."""
+    """Main memory. `reserved_bytes` is what the system keeps; `core_bytes_per_s` is what one core can draw;
+    `storage_bytes_per_s` is how fast a file of weights is read into it."""
 
     bytes: Number
     reserved_bytes: Number
@@ -77,6 +78,7 @@ class Memory(_Strict):
     write_bytes_per_s: Number | None = None
     core_read_bytes_per_s: Number | None = None
     core_write_bytes_per_s: Number | None = None
+    storage_bytes_per_s: Number | None = None
 
 
 class Gpu(_Strict):
@@ -166,7 +168,9 @@ class Runtime(_Strict):
         fuse: rules of `fusion` that it applies.
         grouped: grouped convolutions run by a kernel of their own, or in a ``loop`` over groups (a call each).
         pack_bytes_per_s: how fast a convolution's weights are packed in each call; absent where that is done once.
-        sample_s: to read and decode a sample, in runs that say they include that.
+        sample_s: to read and decode an image, in runs that say they include that and in whole jobs.
+        start_s: from the start of a process until its libraries are loaded.
+        first_op_s: of an op, once, in the first step: what is made or touched then and kept.
         interval: by mode, with ``default``.
         fit: calibrations of isolated ops, by thread count.
     """
@@ -186,6 +190,8 @@ class Runtime(_Strict):
     grouped: Literal["kernel", "loop"] = "kernel"
     pack_bytes_per_s: Number | None = None
     sample_s: Number | None = None
+    start_s: Number | None = None
+    first_op_s: Number | None = None
     interval: dict[str, Interval]
     fit: tuple[Fit, ...] = ()
 

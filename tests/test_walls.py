@@ -22,6 +22,7 @@ ROWS = (
     ("lower", "fusion"),
     ("footprint", "fusion"),
     ("estimate",),
+    ("job",),
     ("budget", "compare"),
     ("kernels",),
     ("methods",),
