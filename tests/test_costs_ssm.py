@@ -66,7 +66,7 @@ def test_decode_reads_each_weight_once():
     lowered = lower(graph)
     step = [c for c in lowered.costs if c.kind.startswith("mamba_step")]
     assert len(step) == 2
-    assert sum(c.terms["nk"] for c in step) == pytest.approx(stored, rel=0.01)
+    assert sum(c.terms["tnk_8"] for c in step) == pytest.approx(stored, rel=0.01)
 
 
 @pytest.mark.parametrize("name", ["selective_scan", "gemm_int8", "rotate_quantize", "scan_quantized"])

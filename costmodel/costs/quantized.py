@@ -77,6 +77,7 @@ class _Gemm(NamedTuple):
     n: int
     k: int
     passes: int
+    tile: int = 6  # rows of x that share one pass over a panel; what is left goes two at a time, or one (int4: one)
 
     @property
     def flops(self) -> int:
@@ -87,17 +88,32 @@ class _Gemm(NamedTuple):
         return 2.0 * self.passes * self.rows * (-(-self.n // PANEL) * PANEL) * self.k
 
     @property
+    def tiles(self) -> int:
+        """Passes over each panel of weights.
+
+        >>> [_Gemm(rows, 64, 64, 1).tiles for rows in (1, 2, 6, 9)], _Gemm(9, 64, 64, 1, 4).tiles
+        ([1, 1, 1, 3], 3)
+        """
+        whole, left = divmod(self.rows * self.passes, self.tile)
+        return whole + left // 2 + left % 2 if self.tile > 4 else whole + -(-left // self.passes)
+
+    @property
     def terms(self) -> dict[str, float]:
-        columns = float(-(-self.n // PANEL) * PANEL)
-        rows = float(self.passes * self.rows)
-        return {"mnk": rows * columns * self.k, "nk": columns * self.k, "mn": self.rows * columns, "mk": rows * self.k}
+        """Sums in registers, loads of weights, loops over a panel, results, inputs; of one row, weights and results."""
+        columns, rows = float(-(-self.n // PANEL) * PANEL), float(self.passes * self.rows)
+        if self.rows == 1:
+            return {"nk": columns * self.k, "n": columns}
+        return {
+            "mnk": rows * columns * self.k, "tnk": self.tiles * columns * self.k, "tn": self.tiles * columns,
+            "mn": self.rows * columns, "mk": rows * self.k,
+        }  # fmt: skip
 
 
-def _gemm_of(op: OpSpec) -> _Gemm:
+def _gemm_of(op: OpSpec, tile: int) -> _Gemm:
     x, n = op.inputs[0], int(op.attr("columns"))
     passes = 2 if op.attr("pair", False) else 1
     k = x.shape[-1]
-    return _Gemm(prod(x.shape) // k // passes, n, k, passes)
+    return _Gemm(prod(x.shape) // k // passes, n, k, passes, tile)
 
 
 def _gemm_int8(op: OpSpec) -> Cost:
@@ -109,7 +125,7 @@ def _gemm_int8(op: OpSpec) -> Cost:
     >>> c.flops == 2 * 6 * 768 * 3072, c.kind, c.workspace
     (True, 'gemm_int8', 4608)
     """
-    g = _gemm_of(op)
+    g = _gemm_of(op, 6)
     kind = "gemm_int8" if g.rows > 1 else "gemv_int8"
     scratch = g.rows * g.passes * (-(-g.k // 4) * 4)
     return Cost(flops=g.flops, kind=kind, work=g.work, unit="int8", terms=g.terms, workspace=scratch)
@@ -125,26 +141,28 @@ def _gemm_int4(op: OpSpec) -> Cost:
     >>> c.flops == 2 * 6 * 768 * 3072, c.work == 2 * c.flops, sum(c.bytes_read(op("", [w, s], [])))
     (True, True, 1216512)
     """
-    g = _gemm_of(op)
+    g = _gemm_of(op, 4)
     groups = op.inputs[2].shape[1]
     kind = ("gemm_int4" if g.rows > 1 else "gemv_int4") + ("_wide" if g.passes == 2 else "")
-    terms = g.terms | {"scales": float(g.passes * g.rows * groups * -(-g.n // PANEL) * PANEL)}
+    terms = g.terms | {"scales": float(g.tiles * groups * -(-g.n // PANEL) * PANEL)}
     return Cost(
         flops=g.flops, kind=kind, work=g.work, unit="int8", terms=terms, workspace=4 * g.rows * g.passes * groups
     )  # fmt: skip
 
 
-def _rows(op: OpSpec, each: int, kind: str, workspace: int) -> Cost:
-    n = op.inputs[0].numel
-    return Cost(flops=each * n, kind=kind, unit="fp32", terms={"n": float(n)}, workspace=workspace)
+def _rows(op: OpSpec, each: int, kind: str, workspace: int, adds: int = 0) -> Cost:
+    """An op that goes through each row once; `adds` a value more where it is rotated."""
+    n, width = op.inputs[0].numel, op.inputs[0].shape[-1]
+    terms = {"n": float(n), "rows": float(n // width), "adds": float(adds * n)}
+    return Cost(flops=(adds + each) * n, kind=kind, unit="fp32", terms=terms, workspace=workspace)
 
 
-def _rotate(op: OpSpec, rounding: int) -> Cost:
+def _rotate(op: OpSpec, rounding: int, kind: str) -> Cost:
     """H y of each row, then its quantization; the rows are copied first."""
     y = op.inputs[0]
     n = y.shape[-1]
     adds = hadamard_flops(n) // n if op.attr("rotate", True) else 0
-    return _rows(op, adds + rounding, "quantize_rotate", 4 * y.numel)
+    return _rows(op, rounding, kind, 4 * y.numel, adds)
 
 
 def _rotate_quantize(op: OpSpec) -> Cost:
@@ -153,11 +171,11 @@ def _rotate_quantize(op: OpSpec) -> Cost:
     >>> _rotate_quantize(op("costmodel::rotate_quantize", [(2, 1536), (1,)], [(2, 1536)], rotate=True)).flops
     67584
     """
-    return _rotate(op, _QUANTIZE)
+    return _rotate(op, _QUANTIZE, "quantize_rotate")
 
 
 def _rotate_split(op: OpSpec) -> Cost:
-    return _rotate(op, _SPLIT)
+    return _rotate(op, _SPLIT, "split_rotate")
 
 
 def _norm_quantize(op: OpSpec) -> Cost:
@@ -171,7 +189,7 @@ def _norm_quantize(op: OpSpec) -> Cost:
 
 
 def _norm_split(op: OpSpec) -> Cost:
-    return _rows(op, 2 + 2 + _SPLIT, "quantize_norm", 4 * op.inputs[0].shape[-1])
+    return _rows(op, 2 + 2 + _SPLIT, "split_norm", 4 * op.inputs[0].shape[-1])
 
 
 def _gated_norm(op: OpSpec) -> Cost:
@@ -187,9 +205,11 @@ def _conv_silu(op: OpSpec) -> Cost:
     4352
     """
     x, weight = op.inputs[0], op.inputs[1]
+    int8, rows = x.dtype == "int8", x.numel // x.shape[-1]
     return Cost(
-        flops=_conv_silu_flops(x.numel, weight.shape[0], x.dtype == "int8"), kind="conv_causal_int8", unit="fp32",
-        terms={"taps": float(x.numel * weight.shape[0]), "n": float(x.numel)},
+        flops=_conv_silu_flops(x.numel, weight.shape[0], int8), unit="fp32",
+        kind="conv_causal_int8" if int8 else "conv_causal_wide",
+        terms={"taps": float(x.numel * weight.shape[0]), "n": float(x.numel), "rows": float(rows)},
     )  # fmt: skip
 
 
@@ -214,8 +234,11 @@ def _scan_quantized(op: OpSpec) -> Cost:
     tokens = batch * length
     return Cost(
         flops=scan_flops(tokens, width, states) + tokens * (3 * width + 2 * states) * _CONVERT + state.numel * _CONVERT,
-        kind="scan_int8", unit="fp32",
-        terms={"states": float(tokens * width * states), "channels": float(tokens * width)},
+        kind="scan_int8" if u.dtype == "int8" else "scan_wide", unit="fp32",
+        terms={
+            "states": float(tokens * width * states), "channels": float(tokens * width),
+            "tokens": float(tokens * states), "kept": float(state.numel),
+        },
         workspace=4 * scan_work_floats(length, width, states),
     )  # fmt: skip
 
@@ -228,8 +251,12 @@ def _ssd_quantized(op: OpSpec) -> Cost:
     groups, tokens = b_scale.numel, batch * length
     converted = tokens * (width + heads + 2 * groups * states) * _CONVERT + state.numel * _CONVERT
     return Cost(
-        flops=ssd_flops(tokens, heads, p, states) + converted, kind="ssd_int8", unit="fp32",
-        terms={"states": float(tokens * width * states), "channels": float(tokens * width)},
+        flops=ssd_flops(tokens, heads, p, states) + converted, unit="fp32",
+        kind="ssd_int8" if x.dtype == "int8" else "ssd_wide",
+        terms={
+            "states": float(tokens * width * states), "channels": float(tokens * width),
+            "tokens": float(tokens * (groups * states + heads)), "kept": float(state.numel),
+        },
         workspace=4 * ssd_work_floats(length, heads, p, groups, states, state_scale.shape[0]),
     )  # fmt: skip
 
@@ -257,23 +284,27 @@ def _embed_rows(op: OpSpec) -> Cost:
     """
     ids, table, _ = op.inputs
     scaled = table.dtype != "float16"
-    row = table.shape[1] * table.itemsize  # fp16 panels are (N/64, K, 64)
+    row, n = table.shape[1] * table.itemsize, op.outputs[0].numel  # fp16 panels are (N/64, K, 64)
     return Cost(
-        flops=op.outputs[0].numel if scaled else 0, kind="gather_rows", unit="fp32",
-        terms={"n": float(op.outputs[0].numel)}, read=(ids.nbytes, ids.numel * row, 4 * ids.numel if scaled else 0),
+        flops=n if scaled else 0, kind="gather_rows" if scaled else "gather_panels", unit="fp32",
+        terms={"n": float(n), "rows": float(ids.numel)},
+        read=(ids.nbytes, ids.numel * row, 4 * ids.numel if scaled else 0),
     )  # fmt: skip
 
 
-def _blocks(gemms: Sequence[_Gemm], fp32: int, parts: dict[str, float], kind: str, workspace: int) -> Cost:
-    """A whole block of one token: its GEMMs and its fp32 arithmetic in one op."""
+def _block(op: OpSpec, name: str, gemms: Sequence[_Gemm], fp32: int, parts: dict[str, float], workspace: int) -> Cost:
+    """A whole block of one token: its GEMMs, of 4 and of 8 bits, and its fp32 arithmetic in one op."""
+    terms = dict.fromkeys(("mnk_4", "tnk_4", "mnk_8", "tnk_8"), 0.0) | parts
+    for g in gemms:
+        columns = float(-(-g.n // PANEL) * PANEL)
+        bits = 4 if g.tile == 4 else 8
+        terms[f"mnk_{bits}"] += (g.rows - 1) * columns * g.k
+        terms[f"tnk_{bits}"] += g.tiles * columns * g.k
     return Cost(
-        flops=sum(g.flops for g in gemms) + fp32,
-        kind=kind,
+        flops=sum(g.flops for g in gemms) + fp32, kind=_step_kind(op, name), unit="int8",
         work=sum(g.work for g in gemms) + FP32_IN_INT8 * fp32,
-        unit="int8",
-        terms={"mnk": sum(g.terms["mnk"] for g in gemms), "nk": sum(g.terms["nk"] for g in gemms)} | parts,
-        workspace=workspace,
-    )
+        terms={name: amount for name, amount in terms.items() if amount}, workspace=workspace,
+    )  # fmt: skip
 
 
 def _step_kind(op: OpSpec, name: str) -> str:
@@ -300,7 +331,8 @@ def _mamba_step(op: OpSpec) -> Cost:
     wide = bool(op.attr("wide", False))
     passes = 2 if wide else 1
     shapes = ((2 * width, d), (rank + 2 * states, width), (width, rank), (d, width))
-    gemms = [_Gemm(batch, n, k, passes) for n, k in shapes]
+    outer = 4 if op.attr("int4", False) else 6
+    gemms = [_Gemm(batch, n, k, passes, tile) for (n, k), tile in zip(shapes, (outer, 6, 6, outer))]
     rounding = _SPLIT if wide else _QUANTIZE
     adds = hadamard_flops(width) if op.attr("rotate", True) else 0
     fp32 = batch * (
@@ -308,10 +340,10 @@ def _mamba_step(op: OpSpec) -> Cost:
         + scan_flops(1, width, states) + (3 * width + 2 * states) * _CONVERT + width * states * _CONVERT
         + adds + width * rounding
     )  # fmt: skip
-    parts = {"states": float(batch * width * states), "channels": float(batch * width)}
-    return _blocks(
-        gemms, fp32, parts, _step_kind(op, "mamba_step"), mamba_step_bytes(batch, d, width, rank, states, wide)
-    )
+    parts = {
+        "channels": float(batch * width), "adds": float(batch * adds), f"states_{state.dtype}": float(state.numel),
+    }  # fmt: skip
+    return _block(op, "mamba_step", gemms, fp32, parts, mamba_step_bytes(batch, d, width, rank, states, wide))
 
 
 def _mamba2_step(op: OpSpec) -> Cost:
@@ -324,7 +356,8 @@ def _mamba2_step(op: OpSpec) -> Cost:
     groups = weights[10].numel
     wide = bool(op.attr("wide", False))
     passes = 2 if wide else 1
-    gemms = [_Gemm(batch, width + channels + heads, d, passes), _Gemm(batch, d, width, passes)]
+    tile = 4 if op.attr("int4", False) else 6
+    gemms = [_Gemm(batch, width + channels + heads, d, passes, tile), _Gemm(batch, d, width, passes, tile)]
     rounding = _SPLIT if wide else _QUANTIZE
     adds = hadamard_flops(width) if op.attr("rotate", True) else 0
     fp32 = batch * (
@@ -332,9 +365,11 @@ def _mamba2_step(op: OpSpec) -> Cost:
         + ssd_flops(1, heads, p, states) + channels * _CONVERT + width * states * _CONVERT
         + width * (_CONVERT + SILU + 1 + 4 + rounding) + adds
     )  # fmt: skip
-    parts = {"states": float(batch * width * states), "channels": float(batch * channels)}
+    parts = {
+        "channels": float(batch * channels), "adds": float(batch * adds), f"states_{state.dtype}": float(state.numel),
+    }  # fmt: skip
     work = mamba2_step_bytes(batch, d, heads, p, groups, states, weights[15].shape[0], wide)
-    return _blocks(gemms, fp32, parts, _step_kind(op, "mamba2_step"), work)
+    return _block(op, "mamba2_step", gemms, fp32, parts, work)
 
 
 FORMULAS = {

@@ -38,6 +38,15 @@ def ssd_flops(tokens: int, heads: int, width: int, states: int) -> int:
     return tokens * (heads * width * (5 * states + 3) + heads * (1 + SOFTPLUS + 2 + 1 + EXP))
 
 
+def _scan_terms(batch: int, length: int, width: int, states: int) -> dict[str, float]:
+    """Recurrence, channels, tokens (what is loaded of B and C), and states that are opened and closed."""
+    tokens = float(batch * length)
+    return {
+        "states": tokens * width * states, "channels": tokens * width, "tokens": tokens * states,
+        "kept": float(batch * width * states),
+    }  # fmt: skip
+
+
 def _selective_scan(op: OpSpec) -> Cost:
     """u, delta, A (D, N), …; saves a state a chunk for the backward where `checkpoint` is set.
 
@@ -50,7 +59,7 @@ def _selective_scan(op: OpSpec) -> Cost:
     batch, length, width = op.inputs[0].shape
     states = op.inputs[2].shape[1]
     flops = scan_flops(batch * length, width, states)
-    terms = {"states": float(batch * length * width * states), "channels": float(batch * length * width)}
+    terms = _scan_terms(batch, length, width, states)
     return Cost(flops=flops, kind="scan", unit="fp32", terms=terms, workspace=4 * width * states)
 
 
@@ -65,7 +74,7 @@ def _selective_scan_backward(op: OpSpec) -> Cost:
     lane_sums = tokens * states * 2 * (width // LANES) * (LANES - 1)
     flops = scan_flops(tokens, width, states) + backward + lane_sums
     scratch = 4 * CHUNK * LANES * (4 * states + 1)
-    terms = {"states": float(tokens * width * states), "channels": float(tokens * width)}
+    terms = _scan_terms(batch, length, width, states)
     return Cost(
         flops=flops, kind="scan_backward", unit="fp32", terms=terms, workspace=2 * 4 * width * states + scratch
     )  # fmt: skip
@@ -82,7 +91,7 @@ def _ssd_scan(op: OpSpec) -> Cost:
     batch, length, heads, width = op.inputs[0].shape
     states = op.inputs[3].shape[3]
     tokens = batch * length
-    terms = {"states": float(tokens * heads * width * states), "channels": float(tokens * heads * width)}
+    terms = _scan_terms(batch, length, heads * width, states)
     return Cost(
         flops=ssd_flops(tokens, heads, width, states), kind="ssd", unit="fp32", terms=terms,
         workspace=2 * 4 * tokens * heads,
@@ -98,7 +107,7 @@ def _ssd_scan_backward(op: OpSpec) -> Cost:
     # a state: gh (2), gC (2), gB (2), g_drive (2), g_decay (2), carry (1); a channel: sums, gx, gdt, gD
     backward = tokens * heads * width * (11 * states + 12) + tokens * heads * (3 * EXP)
     scratch = 4 * _ROWS * (states * (CHUNK + 1) + CHUNK)
-    terms = {"states": float(tokens * heads * width * states), "channels": float(tokens * heads * width)}
+    terms = _scan_terms(batch, length, heads * width, states)
     return Cost(
         flops=ssd_flops(tokens, heads, width, states) + backward, kind="ssd_backward", unit="fp32", terms=terms,
         workspace=4 * 4 * tokens * heads + scratch,
@@ -114,6 +123,17 @@ def conv_flops(elements: int, taps: int) -> int:
     return elements * (2 * taps + SILU)
 
 
+_FAR = 1 << 16  # bytes of rows, weights and results of a token of which nothing stays in L1
+
+
+def _conv_terms(elements: int, width: int, rows: int) -> dict[str, float]:
+    """Elements, tokens, channels (weights are transposed), and elements of tokens whose `rows` arrays leave L1."""
+    far = min(1.0, 4 * rows * width / _FAR)
+    return {
+        "n": float(elements), "far": elements * far, "rows": float(elements // width), "channels": float(width),
+    }  # fmt: skip
+
+
 def _causal_conv1d(op: OpSpec) -> Cost:
     """x (B, L, D), weight (D, K), bias.
 
@@ -125,7 +145,7 @@ def _causal_conv1d(op: OpSpec) -> Cost:
     elements = prod(op.inputs[0].shape)
     return Cost(
         flops=conv_flops(elements, taps), kind="conv_causal", unit="fp32",
-        terms={"taps": float(elements * taps), "n": float(elements)},
+        terms=_conv_terms(elements, width, 2 * taps + 2),
         workspace=4 * taps * width + (4 * batch * (taps - 1) * width if len(op.inputs) < 4 else 0),
     )  # fmt: skip
 
@@ -136,7 +156,8 @@ def _causal_conv1d_backward(op: OpSpec) -> Cost:
     width = op.inputs[0].shape[2]
     return Cost(
         flops=elements * (2 * taps + EXP + 8 + 1 + 4 * taps), kind="conv_causal_backward", unit="fp32",
-        terms={"taps": float(elements * taps), "n": float(elements)}, workspace=2 * 4 * taps * width,
+        terms=_conv_terms(elements, width, 6 * taps + 3),
+        workspace=2 * 4 * taps * width,
     )  # fmt: skip
 
 
