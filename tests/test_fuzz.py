@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,15 +16,19 @@ from costmodel.budget import load_budget
 from costmodel.errors import CostmodelError
 from costmodel.runs import read_runs
 
-from .fuzz.fuzz import BUDGET, KINDS, POINTS, RUNS, board, fuzz, graph, mutate_bytes, mutate_document, trace_document
+from .fuzz.archives import pack, programs
+from .fuzz.fuzz import BUDGET, KINDS, POINTS, RUNS, board, fuzz, graph, trace_document
+from .fuzz.listen import watched
+from .fuzz.mutate import mutate_bytes, mutate_document
 
-COUNT = {"profiles": 100, "traces": 150, "runs": 300, "budgets": 200, "points": 40}
+COUNT = {"profiles": 100, "traces": 150, "runs": 300, "budgets": 200, "points": 40, "pt2": 60}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_input_ends_in_a_result_or_one_line(kind: str, tmp_path: Path) -> None:
+def test_every_input_ends_in_a_result_or_one_line(kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     tally = fuzz(kind, 0, COUNT[kind], tmp_path)
     assert tally.failures == []
+    assert "Traceback" not in "".join(capfd.readouterr()), "no library may log what is then said in one line"
     assert tally.results > 0, "some broken files are still right: the doors were opened"
     assert tally.refused > 0
     assert len(tally.reasons) >= 10, "and refused for many reasons"
@@ -39,6 +44,12 @@ def test_what_it_starts_from_is_right(kind: str, tmp_path: Path) -> None:
         "budgets": BUDGET,
         "points": POINTS.format(trace=trace),
     }
+    if kind == "pt2":
+        for k, members in enumerate(programs()):
+            path = tmp_path / f"good{k}.pt2"
+            path.write_bytes(pack(members))
+            KINDS[kind].open(path)
+        return
     suffix = {"profiles": ".toml", "traces": ".json", "budgets": ".toml"}.get(kind, ".csv")
     path = tmp_path / f"good{suffix}"
     path.write_text(good[kind])
@@ -55,6 +66,14 @@ def test_a_seed_makes_the_same_file_again(tmp_path: Path) -> None:
 def test_mutators_take_anything(data: bytes, seed: int) -> None:
     assert isinstance(mutate_bytes(data, random.Random(seed)), bytes)
     json.dumps(mutate_document(trace_document(), random.Random(seed)))
+
+
+def test_what_a_door_opens_is_heard(tmp_path: Path) -> None:
+    with watched() as heard:
+        (tmp_path / "mark").write_text("x")
+        subprocess.run(["true"], check=True)
+        (tmp_path / "mark").read_text()
+    assert [h.split()[0] for h in heard] == ["open", "subprocess.Popen"]
 
 
 def one_line(read: Callable[[], object]) -> bool:

@@ -34,6 +34,8 @@ _OP = re.compile(
 )
 # builders of callables, not arithmetic on sizes
 _NOT_ARITHMETIC = {"_operator.attrgetter", "_operator.itemgetter", "_operator.methodcaller", "_operator.call"}
+# ops that reach for a file or the terminal, whatever they compute
+_REACHES_OUT = re.compile(r"torch\.ops\.(aten\.(from_file|save|_print)|debugprims|profiler|inductor)(\.\w+)*")
 _NAME = re.compile(r"[A-Za-z_]\w*")
 # sympy's classes in a shape expression, beside torch's own; a name such as S would evaluate the string that it is given
 _SYMPY = (
@@ -115,7 +117,8 @@ def _check_json(path: Path, member: str, document: Any) -> None:
         if not isinstance(value, str):
             continue
         if key in {"target", "as_operator"} and value and not _is_op(value):
-            raise FileError(path, f"{member}: {key}", f"{value!r} is not a registered operator")
+            problem = f"{value[:80]!r} is not a registered operator that only computes"
+            raise FileError(path, f"{member}: {key}", problem)
         if key == "expr_str" and not is_arithmetic(value):
             raise FileError(path, f"{member}: {key}", f"{value[:80]!r} is not an arithmetic expression")
         if key == "name" and value and member.startswith("models/") and not _NAME.fullmatch(value):
@@ -124,7 +127,10 @@ def _check_json(path: Path, member: str, document: Any) -> None:
 
 def _is_op(target: str) -> bool:
     return (
-        _OP.fullmatch(target) is not None and "__" not in target and target not in _NOT_ARITHMETIC
+        _OP.fullmatch(target) is not None
+        and "__" not in target
+        and target not in _NOT_ARITHMETIC
+        and _REACHES_OUT.fullmatch(target) is None
     ) or _NAME.fullmatch(target) is not None  # a name of a parameter, or an op that torch itself reports as unknown
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +35,10 @@ def build(name: str, options: dict[str, Any], wanted: Wanted) -> Loaded:
     refuse(name, wanted, input_size=fixed, seq=fixed, cache="was exported as one forward pass")
     check_archive(path)
     try:
-        program = torch.export.load(path)
-        # guards are Python text in the file: they are not wanted here, and would be compiled
-        module: nn.Module = program.module(check_guards=False)
+        with _quiet():
+            program = torch.export.load(path)
+            # guards are Python text in the file: they are not wanted here, and would be compiled
+            module: nn.Module = program.module(check_guards=False)
     except Exception as error:
         raise FileError(path, "", f"torch.export cannot load it ({type(error).__name__}: {_line(error)})") from error
     if not program.example_inputs:
@@ -51,6 +55,17 @@ def build(name: str, options: dict[str, Any], wanted: Wanted) -> Loaded:
     if first is not None and first.dim() in {2, 4}:
         task = {2: "text", 4: "image"}[first.dim()] if first.is_floating_point() == (first.dim() == 4) else "other"
     return Loaded(name, module.to(wanted.device), args, kwargs, task, f"torch.export, torch {torch.__version__}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch logs the traceback of what it then raises; the error says it in one line."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _pair(path: Path, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

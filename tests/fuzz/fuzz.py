@@ -1,20 +1,20 @@
-"""A mutation fuzzer over every file that a user can hand in: profiles, traces, runs, budgets, tables of points.
+"""A mutation fuzzer over every file that a user can hand in: profiles, traces, runs, budgets, tables of points, .pt2.
 
-``python tests/fuzz/fuzz.py 10000`` is the long form: that many inputs of each kind, and a tally. `tests/test_fuzz.py`
-is the small form. Whatever the input, a door answers with a result whose figures can be, or with one line
-(`CostmodelError`). Another exception, a hang or a file left behind is a failure, printed with the seed that makes it
-again.
+``make fuzz`` (``python -m tests.fuzz.fuzz 10000``) is the long form: that many inputs of each kind, and a tally.
+`tests/test_fuzz.py` is the small form. Whatever the input, a door answers with a result whose figures can be, or with
+one line (`CostmodelError`). Another exception, a hang, more memory than `MEMORY_BYTES`, a file left behind, or a
+process, socket or file that reading the input opened is a failure, printed with the seed that makes it again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import gzip
 import json
 import math
 import random
 import resource
+import shutil
 import signal
 import sys
 import tempfile
@@ -22,7 +22,7 @@ import time
 import tomllib
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -36,18 +36,12 @@ from costmodel.estimate import Estimate, estimate
 from costmodel.graph import GraphMeta, OpGraph, load
 from costmodel.runs import read_runs
 
+from .listen import watched
+from .mutate import mutate_bytes, mutate_cells, mutate_document
+
 PROFILES = Path(__file__).parents[2] / "hwprofiles"
 HANG_S = (20.0, 300.0)  # seconds of processor, and of the clock, that one input may take
-
-# What people and disks put where something else belongs.
-NASTY: tuple[Any, ...] = (
-    None, True, False, 0, 1, -1, -2, 2, 7, 255, 1 << 31, -(1 << 31), 1 << 62, 1 << 63, 1 << 80, -(1 << 80), 10**400,
-    0.0, -0.0, 0.5, -1.5, 1e-300, 1e-320, 1e300, 1e308, float("nan"), float("inf"), float("-inf"),
-    "", " ", "\0", "a", "x" * 5000, "é🙂", "\ud800", "nan", "inf", "-1", "1e999", "1,5", "0x10", "1_000", "١٢",
-    "__class__", "../../../etc/passwd", "/dev/zero", "$(reboot)", "{}", "[]", "aten::mm", "aten::convolution", "fp32",
-    "L2", "dram", "guess", "float32", "forward", [], {}, [[]], [1, 2, 3], [-1], [0], [1 << 40, 1 << 40],
-    {"a": 1}, {"value": 1},
-)  # fmt: skip
+MEMORY_BYTES = 2 << 30  # that the long form may map above what it starts with
 
 
 # Inputs that are right, to start from
@@ -152,109 +146,6 @@ cheap,0.88,0.02,accuracy,{trace},half,infer,1,true
 """
 
 
-# Mutations
-
-
-def mutate_bytes(data: bytes, rng: random.Random) -> bytes:
-    """Bits flipped, chunks cut, doubled, moved, or filled with what does not belong."""
-    out = bytearray(data)
-    for _ in range(rng.choice((1, 1, 1, 2, 5))):
-        if not out:
-            break
-        i = rng.randrange(len(out))
-        j = min(len(out), i + rng.choice((1, 1, 2, 8, 64)))
-        how = rng.randrange(8)
-        if how == 0:
-            out[i] ^= 1 << rng.randrange(8)
-        elif how == 1:
-            del out[i:j]
-        elif how == 2:
-            out[i:i] = out[i:j] * rng.choice((1, 2, 50))
-        elif how == 3:
-            out = out[:i]
-        elif how == 4:
-            out[i:j] = rng.randbytes(j - i)
-        elif how == 5:
-            out[i:i] = rng.choice(
-                (b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"[" * 3000, b"{" * 50, b'"', b"\n", b",", b"9" * 400)
-            )
-        elif how == 6:
-            k = rng.randrange(len(out))
-            out[k:k] = out[i:j]
-        else:
-            digits = [n for n, b in enumerate(out) if 48 <= b <= 57]
-            if digits:
-                out[rng.choice(digits)] = rng.choice(b"0123456789-.eE")
-    return bytes(out)
-
-
-def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in items:
-        yield (*path, key)
-        yield from _places(item, (*path, key))
-
-
-def mutate_document(document: Any, rng: random.Random) -> Any:
-    """A value replaced, dropped, doubled, renamed or nudged, once or a few times, at any depth."""
-    document = json.loads(json.dumps(document))
-    for _ in range(rng.choice((1, 1, 1, 2, 4))):
-        places = list(_places(document))
-        if not places:
-            break
-        *path, key = rng.choice(places)
-        parent = document
-        for step in path:
-            parent = parent[step]
-        value = parent[key]
-        how = rng.randrange(8)
-        if how <= 2:
-            parent[key] = copy.deepcopy(rng.choice(NASTY))
-        elif how == 3:
-            del parent[key]
-        elif how == 4 and isinstance(parent, dict):
-            parent[rng.choice(("extra", "", key + " ", "schema"))] = parent.pop(key)
-        elif how == 4:
-            parent.insert(rng.randrange(len(parent) + 1), value)
-        elif how == 5 and isinstance(value, (int, float)) and not isinstance(value, bool):
-            with contextlib.suppress(OverflowError):
-                parent[key] = rng.choice(
-                    (value + 1, value - 1, -value, value * 1000, value * 2**40, float(value), str(value))
-                )
-        elif how == 5 and isinstance(value, list):
-            rng.shuffle(value)
-        elif how == 6:
-            other = document
-            *way, last = rng.choice(places)
-            with contextlib.suppress(KeyError, IndexError, TypeError):
-                for step in way:
-                    other = other[step]
-                parent[key] = json.loads(json.dumps(other[last]))
-        else:
-            parent[key] = [value] * rng.choice((0, 1, 2, 300))
-    return document
-
-
-def mutate_cells(text: str, rng: random.Random) -> str:
-    """Cells of a table replaced, rows made longer or shorter, columns renamed or doubled."""
-    rows = [line.split(",") for line in text.splitlines()]
-    for _ in range(rng.choice((1, 1, 2, 6))):
-        row = rng.choice(rows) if rows else []
-        if not row:
-            continue
-        i = rng.randrange(len(row))
-        how = rng.randrange(6)
-        if how <= 2:
-            row[i] = str(rng.choice(NASTY))
-        elif how == 3:
-            del row[i]
-        elif how == 4:
-            row.insert(i, row[i])
-        else:
-            rows.insert(rng.randrange(len(rows) + 1), list(row))
-    return "\n".join(",".join(row) for row in rows) + "\n"
-
-
 # Doors: a file's bytes in, checked figures or a CostmodelError out
 
 
@@ -354,6 +245,22 @@ def make_points(rng: random.Random, folder: Path) -> tuple[str, bytes]:
     return "p.csv", data
 
 
+def make_pt2(rng: random.Random, folder: Path) -> tuple[str, bytes]:
+    from .archives import make_pt2 as make
+
+    return make(rng, folder)
+
+
+def open_pt2(path: Path) -> None:
+    """Load, trace and price it, as ``costmodel estimate`` does."""
+    from costmodel.measure.job import Job
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own words about odd programs
+        traced = Job(str(path)).trace()
+    check_estimate(estimate(traced, board(), threads=2))
+
+
 @dataclass(frozen=True)
 class Kind:
     """One kind of file: how a broken one is made, and the door that it goes through."""
@@ -368,7 +275,9 @@ KINDS = {
     "runs": Kind(make_runs, open_runs),
     "budgets": Kind(make_budget, open_budget),
     "points": Kind(make_points, open_points),
+    "pt2": Kind(make_pt2, open_pt2),
 }
+TORCH_KINDS = {"points", "pt2"}
 
 
 @dataclass
@@ -402,8 +311,8 @@ def fuzz(kind: str, first_seed: int, count: int, folder: Path) -> Tally:
     tally, how = Tally(), KINDS[kind]
     check_estimate(estimate(graph(), board()))  # compiled before the clock runs
     check_estimate(estimate(graph(), accelerator()))
-    if kind == "points":
-        import costmodel.tasks.points  # noqa: F401  torch comes with it
+    if kind in TORCH_KINDS:
+        how.open(_right(kind, folder))  # what torch imports and writes once is not of an input
     signal.signal(signal.SIGPROF, _alarm)
     signal.signal(signal.SIGALRM, _alarm)
     for seed in range(first_seed, first_seed + count):
@@ -415,7 +324,8 @@ def fuzz(kind: str, first_seed: int, count: int, folder: Path) -> Tally:
         signal.setitimer(signal.ITIMER_REAL, HANG_S[1])
         start = time.perf_counter()
         try:
-            how.open(path)
+            with watched() as heard:
+                how.open(path)
             tally.results += 1
         except CostmodelError as error:
             text = str(error)
@@ -435,7 +345,31 @@ def fuzz(kind: str, first_seed: int, count: int, folder: Path) -> Tally:
         left = {p.name for p in folder.iterdir()} - before
         if left:
             tally.failures.append(f"{kind} {seed}: left behind {sorted(left)}")
+            for name in left:
+                shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
+        if heard:
+            tally.failures.append(f"{kind} {seed}: opened {heard[:3]}")
     return tally
+
+
+def _right(kind: str, folder: Path) -> Path:
+    """A file of this kind with nothing wrong."""
+    if kind == "pt2":
+        from .archives import pack, programs
+
+        for program in programs():
+            (folder / "right.pt2").write_bytes(pack(program))
+        return folder / "right.pt2"
+    path = folder / "right.csv"
+    path.write_text(POINTS.format(trace=graph().save(folder / "whole.json.gz")))
+    return path
+
+
+def limit_memory(more: int = MEMORY_BYTES) -> None:
+    """Let this process map `more` bytes above what it has: a bomb becomes a `MemoryError`, not a full machine."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + more
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
 
 
 def main() -> None:
@@ -446,6 +380,9 @@ def main() -> None:
     failed = False
     for kind in kinds:
         with tempfile.TemporaryDirectory() as folder:
+            if kind in TORCH_KINDS:
+                KINDS[kind].open(_right(kind, Path(folder)))
+            limit_memory()
             tally = fuzz(kind, first, count, Path(folder))
         print(f"{kind:9s} {tally}", flush=True)
         for line in tally.failures[:40]:
