@@ -254,8 +254,9 @@ def _layer(op: OpSpec, activation: int, weight: int) -> _Layer:
     )  # fmt: skip
 
 
-def _add(*parts: dict[str, float]) -> dict[str, float]:
-    return {name: sum(part.get(name, 0.0) for part in parts) for name in {n: 0 for part in parts for n in part}}
+def _of_maps(op: OpSpec, weight: int) -> str:
+    """Suffix of the kind of a 1×1 convolution, whose maps are turned into rows of channels and back."""
+    return "_conv" if len(op.inputs[weight].shape) == 4 else ""
 
 
 def lbp_wht(op: OpSpec) -> Cost:
@@ -271,7 +272,7 @@ def lbp_wht(op: OpSpec) -> Cost:
     adds = layer.project_adds(layer.inputs)
     return Cost(
         2 * positions * layer.inputs * layer.outputs + adds,
-        "gemm_lbp",
+        f"gemm_lbp{_of_maps(op, 1)}",
         work=padded_flops(positions, layer.outputs, layer.inputs) + adds,
         terms=gemm_terms(positions, layer.outputs, layer.inputs)
         | {"adds": float(adds), "walked": float(positions * layer.inputs)},
@@ -298,15 +299,23 @@ def lbp_wht_backward(op: OpSpec) -> Cost:
     projected = layer.project_adds(outputs) if to_x or to_w else 0
     unprojected = layer.unproject_adds(inputs) if to_x else 0
     summed = layer.images * layer.tokens * outputs if to_b else 0
-    products = [gemm_terms(rows, inputs, outputs)] * to_x + [gemm_terms(outputs, inputs, rows)] * to_w
     padded = padded_flops(rows, inputs, outputs) * to_x + padded_flops(outputs, inputs, rows) * to_w
     adds = projected + unprojected
-    walked = layer.images * layer.tokens * (outputs * (to_x or to_w) + inputs * to_x)
+    positions = layer.images * layer.tokens
     return Cost(
         2 * rows * inputs * outputs * (to_x + to_w) + adds + summed,
-        "gemm_lbp_backward",
+        f"gemm_lbp{_of_maps(op, 2)}_backward",
         work=padded + adds + summed,
-        terms=_add(*products, {"adds": float(adds), "walked": float(walked), "summed": float(summed)}),
+        terms={
+            "mnk": float(rows * inputs * outputs * (to_x + to_w)),
+            "mnk_panels": padded / 2,
+            "nk": float(inputs * outputs * (to_x + to_w)),  # W is packed, g_W is written
+            "mk": float(rows * (inputs * (to_x + to_w) + outputs * (to_x or to_w))),
+            "adds": float(adds),
+            "walked": float(positions * outputs * (to_x or to_w)),
+            "written": float(positions * inputs * to_x),
+            "summed": float(summed),
+        },
         workspace=_workspace(op, layer, to_x, to_w),
         calls=to_x + to_w + 1,
     )

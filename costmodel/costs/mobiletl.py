@@ -7,6 +7,8 @@ once a channel is not counted.
 
 from __future__ import annotations
 
+from .layout import ceil_to
+from .matmul import LANES
 from .norm import AFFINE, STATISTICS
 from .spec import Cost, OpSpec
 
@@ -17,10 +19,21 @@ MASK = 1
 
 
 def _terms(op: OpSpec) -> dict[str, float]:
-    """Elements, planes and channels of the first input, (B, C, …)."""
+    """Elements, elements of whole vectors, planes and channels of the first input, (B, C, …)."""
     x = op.inputs[0]
     channels = x.shape[1] if len(x.shape) > 1 else 1
-    return {"n": float(x.numel), "channels": float(channels), "planes": float(x.shape[0] * channels if x.shape else 1)}
+    planes = x.shape[0] * channels if x.shape else 1
+    return {
+        "n": float(x.numel),
+        "n_lanes": float(planes * ceil_to(x.numel // max(planes, 1), LANES)),
+        "channels": float(channels),
+        "planes": float(planes),
+    }
+
+
+def _flat_terms(op: OpSpec) -> dict[str, float]:
+    """Elements of the first input, which is walked as one row."""
+    return {"n": float(op.inputs[0].numel)}
 
 
 def _keeps(op: OpSpec) -> bool:
@@ -35,7 +48,8 @@ def signed_act(op: OpSpec) -> Cost:
     96
     """
     n = op.inputs[0].numel
-    return Cost((ACTIVATION_FLOPS[op.attr("act", "hardswish")] + MASK * _keeps(op)) * n, "signed_act", terms=_terms(op))
+    flops = (ACTIVATION_FLOPS[op.attr("act", "hardswish")] + MASK * _keeps(op)) * n
+    return Cost(flops, "signed_act", terms=_flat_terms(op))
 
 
 def signed_act_backward(op: OpSpec) -> Cost:
@@ -45,7 +59,7 @@ def signed_act_backward(op: OpSpec) -> Cost:
     >>> signed_act_backward(op("costmodel::signed_act_backward", [(2, 8), (2,)], [(2, 8)])).flops
     16
     """
-    return Cost(MASK * op.inputs[0].numel, "signed_act_backward", terms=_terms(op))
+    return Cost(MASK * op.inputs[0].numel, "signed_act_backward", terms=_flat_terms(op))
 
 
 def shift_norm(op: OpSpec) -> Cost:

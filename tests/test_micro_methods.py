@@ -1,0 +1,44 @@
+"""Calibration points of the training methods' kernels: each generator makes one traced op that has a formula."""
+
+import pytest
+import torch
+
+from costmodel.costs import formula_for
+from costmodel.measure.micro import _describe
+from costmodel.measure.micro_methods import GENERATORS
+from costmodel.measure.micro_ops import Shapes
+from costmodel.opfit import points_of
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_a_generator_makes_one_priced_op(name):
+    """Its operands are as many as the call's tensors, so that `weights` marks the right ones."""
+    with torch.no_grad():
+        made = next(  # a small one of the first seeds: the op is run
+            described
+            for seed in range(20)
+            if (call := GENERATORS[name][0](Shapes(seed, torch.float32)))
+            and sum(a.numel() for a in call.args if isinstance(a, torch.Tensor)) < 1_500_000
+            and (described := _describe(call))
+        )
+    assert made["op"].startswith("costmodel::")
+    assert formula_for(made["op"]) is not None
+    assert len(made["weight"]) == len(made["inputs"])
+    timed = {"hot": [1e-4] * 3, "warm": [1e-4], "cold": [1e-4], "cold_output": False}
+    points, gaps = points_of([made | timed], 1)
+    assert not gaps
+    assert all(amount >= 0 for amount in points[0].cost.terms.values())
+    assert sum(points[0].cost.terms.values()) > 0
+
+
+def test_every_op_of_the_methods_has_points():
+    from costmodel.costs import lbp_wht, mobiletl
+
+    made = {_name(generator) for generator, _, _ in GENERATORS.values()}
+    assert made == set(lbp_wht.FORMULAS) | set(mobiletl.FORMULAS)
+
+
+def _name(generator):
+    with torch.no_grad():
+        call = generator(Shapes(0, torch.float32))
+    return call.func._schema.name
