@@ -35,7 +35,9 @@ _HOME = {
     "OpGraph": "graph",
     "pareto": "pareto",
     "render": "report",
+    "request": "job",
     "Run": "runs",
+    "training_job": "job",
     "validate": "validate",
 }
 __all__ = sorted(_HOME)

@@ -11,7 +11,7 @@ sum and listed by name in `gaps`; `sample_s` and `start_s` of the caller take it
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -24,7 +24,17 @@ from .errors import CostmodelError
 from .estimate import Estimate, Range
 from .graph import OpGraph
 
-__all__ = ["Job", "Part", "Request", "TrainingJob", "decode_contexts", "request", "state_grows", "training_job"]
+__all__ = [
+    "Job",
+    "Part",
+    "Request",
+    "TrainingJob",
+    "decode_contexts",
+    "request",
+    "request_of",
+    "state_grows",
+    "training_job",
+]
 
 # What a start-up is known to where a profile has its numbers and no interval for them: a file cache may be cold.
 _START = Interval(low=-math.log(2), high=math.log(4), cases=0, kind="guess", source="not validated")
@@ -112,9 +122,9 @@ class TrainingJob(Job):
     steps: int
 
     def as_dict(self) -> dict[str, Any]:
-        """The object under ``job`` of ``estimate --json``."""
+        """The object that ``estimate --epochs --samples --json`` prints: that of the step, and the ``job``."""
         what = {"epochs": self.epochs, "samples": self.samples, "workers": self.workers, "steps": self.steps}
-        return self._as_dict("training", what)
+        return self.step.as_dict() | {"job": self._as_dict("training", what)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,9 +160,10 @@ class Request(Job):
         return max((self.step, *self.decodes), key=lambda e: e.memory.peak_rss.point)
 
     def as_dict(self) -> dict[str, Any]:
-        """The object under ``job`` of ``estimate --json``."""
+        """The object that ``estimate --prompt --generate --json`` prints: the ``job``, and each estimate behind it."""
         token, memory = self.token_s, self.peak.memory
-        return self._as_dict(
+        prefill = self.step.as_dict()
+        job = self._as_dict(
             "request",
             {
                 "prompt": self.prompt,
@@ -167,11 +178,16 @@ class Request(Job):
                     "peak_rss": memory.peak_rss.as_dict(),
                 },
                 "fits": all(e.fits for e in (self.step, *self.decodes)),
-                "decode": [
-                    {"context": c, "latency_s": e.latency_s.as_dict()} for c, e in zip(self.contexts, self.decodes)
-                ],
             },
         )
+        shared = ("schema", "model", "device", "runtime", "method", "batch", "threads", "dtype")
+        return {
+            **{key: prefill[key] for key in shared},
+            "mode": "request",
+            "job": job,
+            "prefill": prefill,
+            "decode": [{"context": c, **e.as_dict()} for c, e in zip(self.contexts, self.decodes, strict=True)],
+        }
 
 
 def training_job(
@@ -279,6 +295,31 @@ def request(
         parts.append(Part("decode", times, joules, source))
     _add_start(prefill, start_s, parts, gaps)
     return Request(prefill, tuple(parts), gaps, prompt, generate, tuple(decodes), at, len(at) > 1)
+
+
+def request_of(
+    trace: Callable[[str, int], OpGraph],
+    price: Callable[[OpGraph], Estimate],
+    *,
+    prompt: int,
+    generate: int,
+    start_s: float | None = 0.0,
+) -> Request:
+    """`request` from a function that traces a (mode, tokens) and one that prices; no step is traced that is not needed.
+
+    Args:
+        trace: ``trace("prefill", 512)``, ``trace("decode", 512)``: after 512 tokens of context.
+        price: a graph to its estimate on the device.
+        prompt, generate, start_s: as in `request`.
+    """
+    prefill = price(trace("prefill", prompt))
+    contexts = decode_contexts(prompt, generate)
+    graphs = [trace("decode", contexts[-1])] if contexts else []
+    if graphs and state_grows(graphs[0], contexts[-1]):
+        graphs = [*(trace("decode", c) for c in contexts[:-1]), *graphs]
+    contexts = contexts[len(contexts) - len(graphs) :]
+    decodes = [price(graph) for graph in graphs]
+    return request(prefill, decodes, prompt=prompt, generate=generate, contexts=contexts, start_s=start_s)
 
 
 def decode_contexts(prompt: int, generate: int) -> tuple[int, ...]:

@@ -12,10 +12,11 @@ def load_ipython_extension(ipython: Any) -> None:
     from .compare import Comparison
     from .estimate import Estimate
     from .graph import OpGraph
+    from .job import Request, TrainingJob
     from .pareto import Front
     from .report import repr_html
     from .validate import Validation
 
     html = ipython.display_formatter.formatters["text/html"]
-    for kind in (OpGraph, Estimate, Validation, Front, Comparison):
+    for kind in (OpGraph, Estimate, TrainingJob, Request, Validation, Front, Comparison):
         html.for_type(kind, repr_html)

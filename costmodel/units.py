@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["count", "flops", "joules", "percent", "seconds", "size"]
+__all__ = ["count", "duration", "flops", "joules", "percent", "seconds", "size"]
 
 _TIME = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 _SI = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
@@ -31,6 +31,17 @@ def seconds(value: float) -> str:
     return _scaled(value, _TIME)
 
 
+def duration(value: float) -> str:
+    """Time for people, of jobs that may take hours.
+
+    >>> duration(52_496), duration(754), duration(0.01234)
+    ('14.6 h', '12.6 min', '12.3 ms')
+    """
+    if not math.isfinite(value) or abs(value) < 120.0:
+        return seconds(value)
+    return _scaled(value, ((3600.0, "h"), (60.0, "min"))) if abs(value) >= 7200.0 else _scaled(value, ((60.0, "min"),))
+
+
 def size(value: float) -> str:
     """Bytes for people, in powers of 1024.
 
@@ -55,7 +66,7 @@ def joules(value: float) -> str:
     >>> joules(0.25)
     '250 mJ'
     """
-    return _scaled(value, ((1e3, "kJ"), (1.0, "J"), (1e-3, "mJ"), (1e-6, "µJ")))
+    return _scaled(value, ((1e6, "MJ"), (1e3, "kJ"), (1.0, "J"), (1e-3, "mJ"), (1e-6, "µJ")))
 
 
 def count(value: float) -> str:

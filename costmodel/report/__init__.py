@@ -26,6 +26,7 @@ from ..compare import Comparison
 from ..errors import CostmodelError, MissingExtra, UnknownName
 from ..estimate import Estimate
 from ..graph import write_atomic
+from ..job import Job
 from ..pareto import Front
 from ..validate import Validation
 
@@ -40,6 +41,7 @@ class Report:
         estimates: each gets its figures, pictures and tables.
         validation: predicted against measured.
         fronts: one a family, device and cost axis.
+        jobs: whole fine-tuning runs and requests.
         comparison: two estimates side by side.
         checks: budget limits tested.
         sources: what was used, by file: traces, runs, tables; shown as provenance.
@@ -49,6 +51,7 @@ class Report:
     estimates: tuple[Estimate, ...] = ()
     validation: Validation | None = None
     fronts: tuple[Front, ...] = ()
+    jobs: tuple[Job, ...] = ()
     comparison: Comparison | None = None
     checks: tuple[Check, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -63,6 +66,7 @@ class Report:
             estimates=self.estimates + other.estimates,
             validation=self.validation or other.validation,
             fronts=self.fronts + other.fronts,
+            jobs=self.jobs + other.jobs,
             comparison=self.comparison or other.comparison,
             checks=self.checks + other.checks,
             sources={**self.sources, **other.sources},
@@ -77,6 +81,9 @@ class Report:
         elif self.fronts:
             front = self.fronts[0]
             words = ("pareto", front.points[0].family if front.points else None, front.device, front.axis)
+        elif self.jobs:
+            meta = self.jobs[0].step.graph.meta
+            words = ("job", meta.model, meta.method, self.jobs[0].step.device.name)
         else:
             parts = ("validation", "comparison", "checks")
             words = (next((p for p in parts if getattr(self, p)), "report"),)
@@ -94,6 +101,8 @@ def report_of(what: Any) -> Report:
         return Report(validation=what)
     if isinstance(what, Front):
         return Report(fronts=(what,))
+    if isinstance(what, Job):
+        return Report(jobs=(what,))
     if isinstance(what, Comparison):
         return Report(comparison=what)
     if isinstance(what, Check):
@@ -106,8 +115,8 @@ def report_of(what: Any) -> Report:
             total += report_of(part)
         return total
     raise CostmodelError(
-        f"a {type(what).__name__} cannot be rendered; give an Estimate, a Validation, a Front, a Comparison, the rows "
-        "of a budget check, or a list or dict of them"
+        f"a {type(what).__name__} cannot be rendered; give an Estimate, a Validation, a Front, a Comparison, a whole job, "
+        "the rows of a budget check, or a list or dict of them"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import _of_comparison, _of_estimate, _of_front, _of_validation
+from . import _of_comparison, _of_estimate, _of_front, _of_job, _of_validation
 from ._table import Cell, Column, Table, cell
 
 if TYPE_CHECKING:
@@ -38,6 +38,10 @@ def listing(report: Report) -> list[Block]:
                 ),
             )
         )
+    for job in report.jobs:
+        gaps = _of_job.gaps_table(job)
+        tables = (_of_job.parts_table(job), *((gaps,) if gaps else ()))
+        blocks.append((_of_job.job_name(job), _of_job.job_answer(job), tables))
     for e in report.estimates:
         gaps = _of_estimate.gaps_table(e)
         facts: tuple[tuple[Cell, ...], ...] = tuple((cell(k), cell(v)) for k, v in _of_estimate.headline(e))

@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import units
 from ..graph import OpGraph
-from . import Report, _of_comparison, _of_estimate, _of_front, _of_validation, report_of
+from . import Report, _of_comparison, _of_estimate, _of_front, _of_job, _of_validation, report_of
 from ._plotly import ROLE_COLOURS
 from ._table import Cell, Column, Table, cell, column_in, rows_of, share_column
 
@@ -44,6 +44,13 @@ def _report(report: Report) -> str:
             _details(_of_estimate.memory_table(e)),
             _details(_of_estimate.hinges_table(e)),
             _details(gaps, opened=True) if gaps else "",
+        ]
+    for job in report.jobs:
+        missing = _of_job.gaps_table(job)
+        parts += [
+            _bold(_of_job.job_answer(job)),
+            _details(_of_job.parts_table(job), opened=True),
+            _details(missing, opened=True) if missing else "",
         ]
     if report.comparison is not None:
         c = report.comparison

@@ -23,6 +23,8 @@ UNITS = {
     "bytes": _IEC,
     "flops": tuple((factor, f"{prefix}FLOP") for factor, prefix in _SI),
     "count": ((1.0, ""),),
+    "duration": ((3600.0, "h"), (60.0, "min"), *_TIME),
+    "energy": ((1e6, "MJ"), (1e3, "kJ"), (1.0, "J"), (1e-3, "mJ")),
 }
 
 

@@ -23,9 +23,10 @@ from .. import __version__, units
 from ..device import Device, load_device
 from ..errors import CostmodelError
 from ..estimate import Estimate
+from ..job import Job
 from ..pareto import Front
 from ..validate import Validation
-from . import _of_comparison, _of_estimate, _of_front, _of_validation
+from . import _of_comparison, _of_estimate, _of_front, _of_job, _of_validation
 from ._plotly import Figure
 from ._plots_points import agreement_figure, front_figure
 from ._plots_step import memory_figure, movement_figure, roofline_figure, waterfall_figure
@@ -62,6 +63,7 @@ def render(report: Report) -> str:
         "summary": _summary(report),
         "fronts": _fronts(report.fronts, figures),
         "estimates": [_estimate(e, figures) for e in report.estimates],
+        "jobs": [_job(job) for job in report.jobs],
         "comparison": None if report.comparison is None else _comparison(report, figures),
         "checks": None if not report.checks else _checks(report),
         "validation": None if report.validation is None else _validation(report.validation, figures),
@@ -116,6 +118,7 @@ def _summary(report: Report) -> list[str]:
         lines.append(_of_comparison.comparison_answer(report.comparison))
     if report.validation is not None:
         lines.append(_of_validation.verdict(report.validation))
+    lines += [_of_job.job_answer(job) for job in report.jobs[:2]]
     if len(report.estimates) == 1:
         lines.append(_of_estimate.answer(report.estimates[0]))
     return lines
@@ -172,6 +175,16 @@ def _estimate(e: Estimate, figures: _Figures) -> dict[str, Any]:
     }
 
 
+def _job(job: Job) -> dict[str, Any]:
+    return {
+        "label": f"{_of_job.job_name(job)} on {job.step.device.name}",
+        "answer": _of_job.job_answer(job),
+        "facts": _of_job.job_facts(job),
+        "parts": _of_job.parts_table(job),
+        "gaps": _of_job.gaps_table(job),
+    }
+
+
 def _comparison(report: Report, figures: _Figures) -> dict[str, Any]:
     c = report.comparison
     assert c is not None
@@ -216,7 +229,8 @@ def _drawable(v: Validation, quantity: str) -> bool:
 
 def _devices(report: Report) -> list[Device]:
     """Devices of the estimates, and those of the points and cases whose profile is found by name."""
-    found = {e.device.name: e.device for e in report.estimates}
+    priced = [*report.estimates, *(job.step for job in report.jobs)]
+    found = {e.device.name: e.device for e in priced}
     named = [f.device for f in report.fronts]
     named += [] if report.validation is None else [c.device for c in report.validation.cases]
     for name in dict.fromkeys(named):

@@ -19,16 +19,18 @@ from rich.text import Text
 from ..budget import Check
 from ..compare import Comparison
 from ..estimate import Estimate
+from ..job import Job
 from ..pareto import Front
 from ..validate import Validation
-from . import _of_comparison, _of_estimate, _of_front, _of_validation
+from . import _of_comparison, _of_estimate, _of_front, _of_job, _of_validation
 from ._table import Table
 
 if TYPE_CHECKING:
     from . import Report
 
 __all__ = [
-    "checks_table", "comparison_table", "estimate_table", "front_table", "memory_table", "render", "validation_table",
+    "checks_table", "comparison_table", "estimate_table", "front_table", "job_table", "memory_table", "render",
+    "validation_table",
 ]  # fmt: skip
 
 SUFFIX = ".txt"
@@ -51,7 +53,8 @@ def render(report: Report) -> str:
 
 
 def _parts(report: Report) -> list[RenderableType]:
-    parts: list[RenderableType] = [estimate_table(e) for e in report.estimates]
+    parts: list[RenderableType] = [job_table(job) for job in report.jobs]
+    parts += [estimate_table(e) for e in report.estimates]
     if report.comparison is not None:
         parts.append(comparison_table(report.comparison))
     if report.checks:
@@ -69,9 +72,7 @@ def estimate_table(estimate: Estimate, top: int = 10) -> Group:
         estimate: what is shown.
         top: op names listed; the others are one row.
     """
-    facts = RichTable.grid(padding=(0, 2))
-    facts.add_column(style="dim")
-    facts.add_column()
+    facts = _facts()
     for label, value in _of_estimate.headline(estimate):
         facts.add_row(label, Text(value, style=_STYLES.get(value.split(":")[0], "") if label == "fits" else ""))
     gaps = _of_estimate.gaps_table(estimate)
@@ -88,6 +89,29 @@ def estimate_table(estimate: Estimate, top: int = 10) -> Group:
         drawn(_of_estimate.memory_table(estimate)),
         *([drawn(gaps)] if gaps else []),
     )
+
+
+def job_table(job: Job) -> Group:
+    """A whole job: the answer, its figures, its parts, and what is not in them."""
+    facts = _facts()
+    for label, value in _of_job.job_facts(job):
+        facts.add_row(label, Text(value))
+    gaps = _of_job.gaps_table(job)
+    return Group(
+        Text(_of_job.job_answer(job), style="bold"),
+        "",
+        facts,
+        "",
+        drawn(_of_job.parts_table(job)),
+        *([drawn(gaps)] if gaps else []),
+    )
+
+
+def _facts() -> RichTable:
+    facts = RichTable.grid(padding=(0, 2))
+    facts.add_column(style="dim")
+    facts.add_column()
+    return facts
 
 
 def memory_table(estimate: Estimate, top: int = 10) -> Group:
