@@ -15,6 +15,27 @@ A ``budget.toml`` has one ``[[budget]]`` an estimate::
     memory_live = "512 MiB"
     energy = "9 J"
 
+A whole job has its limits in an entry of its own, with what `job` needs to know::
+
+    [[budget]]
+    model = "timm:mobilenetv2_100"
+    device = "raspberry-pi-4b"
+    mode = "train"
+    batch = 8
+    epochs = 3
+    samples = 50000
+    job = "12 h"             # the run, with reading samples and starting up
+    job_energy = "20 Wh"
+
+    [[budget]]
+    model = "transformers:mamba-130m"
+    device = "raspberry-pi-5"
+    prompt = 512
+    generate = 128
+    request = "60 s"
+    first_token = "20 s"
+    request_energy = "300 J"
+
 A limit is a number in SI units or a text with its unit. Nothing here measures or draws random numbers: the same trace,
 profile and budget give the same verdict on every machine.
 """
@@ -34,6 +55,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from .errors import CostmodelError, FileError, UnknownName
 from .estimate import Estimate, Range
+from .job import Job, Request, TrainingJob
 
 __all__ = ["LIMITS", "Budget", "Check", "Entry", "check", "exit_status", "limits", "load_budget", "quantity"]
 
@@ -46,7 +68,15 @@ LIMITS = {
     "memory_reserved": ("bytes", "peak_reserved_bytes"),
     "memory_rss": ("bytes", "peak_rss_bytes"),
     "energy": ("energy", "energy_j"),
+    "job": ("time", "job_s"),
+    "job_energy": ("energy", "job_energy_j"),
+    "request": ("time", "request_s"),
+    "first_token": ("time", "first_token_s"),
+    "request_energy": ("energy", "request_energy_j"),
 }
+_OF_A_RUN = frozenset(["job", "job_energy"])
+_OF_A_REQUEST = frozenset(["request", "first_token", "request_energy"])
+_OF_A_STEP = frozenset(["latency", "energy"])
 _UNITS = {
     "time": {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0},
     "bytes": {
@@ -157,6 +187,18 @@ class Entry(_Strict):
     memory_reserved: Bytes | None = None
     memory_rss: Bytes | None = None
     energy: Joules | None = None
+    epochs: int | None = Field(default=None, ge=1)
+    samples: int | None = Field(default=None, ge=1)
+    workers: int = Field(default=0, ge=0)
+    sample_seconds: float | None = Field(default=None, ge=0)
+    start_seconds: float | None = Field(default=None, ge=0)
+    job: Time | None = None
+    job_energy: Joules | None = None
+    prompt: int | None = Field(default=None, ge=1)
+    generate: int | None = Field(default=None, ge=1)
+    request: Time | None = None
+    first_token: Time | None = None
+    request_energy: Joules | None = None
     file: str = Field(default="", exclude=True)
     line: int = Field(default=0, exclude=True)
 
@@ -164,6 +206,18 @@ class Entry(_Strict):
     def _limited(self) -> Entry:
         if not self.limits:
             raise ValueError(f"has no limit; give one of {', '.join(LIMITS)}")
+        if (self.epochs is None) != (self.samples is None) or (self.prompt is None) != (self.generate is None):
+            raise ValueError("epochs and samples go together, and so do prompt and generate; give both")
+        is_run, is_request = self.epochs is not None, self.prompt is not None
+        if is_run and (is_request or self.mode != "train"):
+            raise ValueError('epochs and samples are of a training run: write mode = "train", and no prompt')
+        for limit in self.limits:
+            if limit in _OF_A_RUN and not is_run:
+                raise ValueError(f"{limit} is of a training run; give epochs and samples")
+            if limit in _OF_A_REQUEST and not is_request:
+                raise ValueError(f"{limit} is of a request; give prompt and generate")
+            if limit in _OF_A_STEP and is_request:
+                raise ValueError(f"{limit} is of one step; a request has request, first_token and request_energy")
         return self
 
     @property
@@ -250,12 +304,12 @@ def _lines_of_entries(text: str) -> list[int]:
     return [n for n, line in enumerate(text.splitlines(), 1) if re.match(r"\s*\[\[\s*budget\s*\]\]", line)]
 
 
-def check(budget: Budget | Sequence[Entry], estimates: Sequence[Estimate]) -> list[Check]:
+def check(budget: Budget | Sequence[Entry], estimates: Sequence[Estimate | Job]) -> list[Check]:
     """Test each limit on the upper bound of its estimate.
 
     Args:
         budget: the entries.
-        estimates: one an entry, in order.
+        estimates: one an entry, in order; the job of an entry that has one (`job.training_job`, `job.request`).
 
     Returns:
         One row a limit, in the order of the file.
@@ -266,37 +320,64 @@ def check(budget: Budget | Sequence[Entry], estimates: Sequence[Estimate]) -> li
     return [row for entry, estimate in zip(entries, estimates) for row in _check(entry, estimate)]
 
 
-def _check(entry: Entry, estimate: Estimate) -> list[Check]:
+def _check(entry: Entry, priced: Estimate | Job) -> list[Check]:
+    estimate = priced.step if isinstance(priced, Job) else priced
+    _is_of(entry, priced, estimate)
+    return [_row(entry, estimate, name, limit, _figure(priced, estimate, name)) for name, limit in entry.limits.items()]
+
+
+def _is_of(entry: Entry, priced: Estimate | Job, estimate: Estimate) -> None:
+    """Raise unless what was priced is what the entry asks for."""
     meta = estimate.graph.meta
-    for what, wanted, got in (
+    request = isinstance(priced, Request)
+    asked = [
         ("device", entry.device.removesuffix(".toml").rsplit("/", 1)[-1], estimate.device.name),
-        ("mode", entry.mode, meta.mode),
+        ("mode", "prefill" if request else entry.mode, meta.mode),
         ("batch", entry.batch, meta.batch),
         ("threads", entry.threads, estimate.threads),
-    ):
+        ("epochs", entry.epochs, priced.epochs if isinstance(priced, TrainingJob) else None),
+        ("samples", entry.samples, priced.samples if isinstance(priced, TrainingJob) else None),
+        ("prompt", entry.prompt, priced.prompt if isinstance(priced, Request) else None),
+        ("generate", entry.generate, priced.generate if isinstance(priced, Request) else None),
+    ]
+    for what, wanted, got in asked:
         if wanted != got:
             raise CostmodelError(f"the budget for {entry.model} has {what} {wanted!r}, its estimate {got!r}")
-    return [_row(entry, estimate, name, limit) for name, limit in entry.limits.items()]
 
 
-def _row(entry: Entry, estimate: Estimate, name: str, limit: float) -> Check:
-    memory = estimate.memory
-    gpu = estimate.device.runtime[estimate.runtime].engine == "gpu"
-    predicted = {
-        "latency": estimate.latency_s,
+def _figure(priced: Estimate | Job, estimate: Estimate, name: str) -> Range | None:
+    """What limit `name` bounds; None where the profile has no sourced constants for it, or for a part of it."""
+    if name in _OF_A_RUN | _OF_A_REQUEST:
+        assert isinstance(priced, Job)
+        if name == "first_token":
+            assert isinstance(priced, Request)
+            return priced.first_token_s
+        if name.endswith("energy"):
+            return None if priced.gaps.keys() - {"energy of data loading"} else priced.energy_j
+        return None if priced.gaps.keys() - {"energy of data loading"} else priced.seconds
+    step = priced.peak if isinstance(priced, Request) else estimate
+    memory = step.memory
+    gpu = step.device.runtime[step.runtime].engine == "gpu"
+    figures = {
+        "latency": step.latency_s,
         "memory": memory.peak_reserved if gpu else memory.peak_rss,
         "memory_live": memory.peak_live,
         "memory_reserved": memory.peak_reserved,
         "memory_rss": memory.peak_rss,
-        "energy": estimate.energy_j,
-    }[name]
+        "energy": step.energy_j,
+    }
+    return figures[name]
+
+
+def _row(entry: Entry, estimate: Estimate, name: str, limit: float, predicted: Range | None) -> Check:
+    meta = estimate.graph.meta
     return Check(
         model=entry.model,
         device=estimate.device.name,
         runtime=estimate.runtime,
-        mode=estimate.graph.meta.mode,
-        method=estimate.graph.meta.method,
-        batch=estimate.graph.meta.batch,
+        mode="request" if entry.prompt is not None else meta.mode,
+        method=meta.method,
+        batch=meta.batch,
         threads=estimate.threads,
         limit_name=name,
         limit=limit,

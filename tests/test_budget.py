@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from costmodel.budget import LIMITS, Budget, Check, Entry, check, exit_status, limits, load_budget, quantity
+from costmodel.device import load_device
 from costmodel.errors import CostmodelError, FileError, UnknownName
-from costmodel.estimate import Estimate, Range
+from costmodel.estimate import Estimate, Range, estimate
+from costmodel.graph import OpGraph
+from costmodel.job import request_of, training_job
+from costmodel.measure.job import Job
 from costmodel.report import render
 
 from . import report_cases as cases
@@ -247,3 +255,101 @@ def test_annotations_escape_what_the_runner_reads() -> None:
     assert "%0A" in first
     assert "%25" in first
     assert not any(line.startswith("::") for line in rest)
+
+
+JOBS = """\
+schema = 1
+
+[[budget]]
+model = "mobilenet-v3-small"
+device = "raspberry-pi-4b"
+mode = "train"
+batch = 2
+threads = 4
+epochs = 2
+samples = 1000
+{}
+
+[[budget]]
+model = "transformers:gpt2-tiny"
+device = "raspberry-pi-4b"
+prompt = 16
+generate = 4
+{}
+"""
+
+
+def _job_checks(tmp_path: Path, run: str, asked: str) -> list[Check]:
+    path = tmp_path / "budget.toml"
+    path.write_text(JOBS.format(run, asked))
+    budget = load_budget(path)
+    first, second = budget.budget
+    step = cases.train_estimate()
+    job = training_job(step, epochs=2, samples=1000, start_s=first.start_seconds)
+
+    def trace(mode: str, tokens: int) -> OpGraph:
+        return Job(second.model, mode, seq=tokens).trace()
+
+    request = request_of(trace, lambda g: estimate(g, load_device(second.device)), prompt=16, generate=4)
+    return check(budget, [job, request])
+
+
+def test_a_whole_job_has_its_limits(tmp_path: Path) -> None:
+    run = 'start_seconds = 20\njob = "1 s"\njob_energy = "1 Wh"'
+    rows = _job_checks(tmp_path, run, 'request = "2 h"\nfirst_token = "1 h"\nmemory = "3 GiB"')
+    verdicts = {c.limit_name: c.verdict for c in rows}
+    assert verdicts == {
+        "job": "over", "job_energy": "unknown", "request": "within", "first_token": "within", "memory": "within",
+    }  # fmt: skip
+    assert rows[0].predicted is not None
+    assert rows[0].predicted.point == pytest.approx(1000 * cases.train_estimate().latency_s.point + 20 + 2000 * 0.03705)
+    assert rows[2].mode == "request"
+    assert "job" in str(render(rows, "github"))
+
+
+def test_a_job_with_a_gap_cannot_be_tested(tmp_path: Path) -> None:
+    rows = _job_checks(tmp_path, 'job = "20 h"', 'request = "2 h"')
+    assert [c.verdict for c in rows] == ["unknown", "within"]
+    assert exit_status(rows) == 2
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"epochs": 2}, "go together"), ({"prompt": 2}, "go together"), ({"job": "1 h"}, "give epochs and samples"),
+        ({"request": "1 s"}, "give prompt and generate"), ({"prompt": 2, "generate": 2, "latency": "1 s"}, "one step"),
+        ({"epochs": 1, "samples": 1, "job": "1 s"}, 'mode = "train"'),
+        ({"epochs": 1, "samples": 0, "mode": "train", "job": "1 s"}, "greater than or equal to 1"),
+    ],
+)  # fmt: skip
+def test_keys_of_jobs_that_do_not_go_together_are_refused(keys: dict[str, object], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Entry.model_validate({"model": "m", "device": "d", "memory": "1 GiB", **keys})
+
+
+def test_the_job_must_be_the_one_asked_for() -> None:
+    entry = Entry(
+        model="m", device="raspberry-pi-4b", mode="train", batch=2, threads=4, epochs=3, samples=10, job=1.0
+    )  # fmt: skip
+    with pytest.raises(CostmodelError, match="epochs 3, its estimate 2"):
+        check([entry], [training_job(cases.train_estimate(), epochs=2, samples=10)])
+    with pytest.raises(CostmodelError, match="epochs 3, its estimate None"):
+        check([entry], [cases.train_estimate()])
+
+
+def test_annotations_are_the_same_in_every_process(tmp_path: Path) -> None:
+    path = tmp_path / "budget.toml"
+    trace = Path(__file__).parents[1] / "traces" / "mobilenet-v3-small-train-b8.json.gz"
+    path.write_text(
+        f'schema = 1\n[[budget]]\nmodel = "{trace}"\ndevice = "raspberry-pi-4b"\nmode = "train"\nbatch = 8\n'
+        'latency = "1 s"\nmemory = "3 GiB"\nenergy = "1 J"\nepochs = 1\nsamples = 80\njob = "1 h"\n'
+    )
+    command = [sys.executable, "-m", "costmodel", "check", "--budget", str(path), "--format", "github"]
+    said = [
+        subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONHASHSEED": seed})
+        for seed in ("1", "2")
+    ]
+    assert said[0].returncode == 1, said[0].stderr
+    assert said[0].stdout == said[1].stdout
+    assert said[0].stdout.count("::error ") == 1
+    assert said[0].stdout.count("::warning ") == 2

@@ -1,4 +1,4 @@
-"""Whole jobs: the core against its plain twin, what must be conserved, gaps by name, and the command that prints them."""
+"""Whole jobs: the core against its plain twin, what must be conserved, gaps by name, the command that prints them."""
 
 from __future__ import annotations
 
@@ -94,7 +94,8 @@ def test_a_run_is_linear_in_its_epochs(epochs: int, samples: int, workers: int, 
     assert many.seconds.point == pytest.approx(epochs * one.seconds.point, rel=1e-9)
     assert many.steps == epochs * math.ceil(samples / 2)
     if full:
-        assert many.energy_j is not None and one.energy_j is not None
+        assert many.energy_j is not None
+        assert one.energy_j is not None
         assert many.energy_j.point == pytest.approx(epochs * one.energy_j.point, rel=1e-9)
     for part in many.parts:
         assert part.seconds.low <= part.seconds.point <= part.seconds.high
@@ -115,7 +116,8 @@ def test_workers_hide_reading_where_a_core_is_free() -> None:
 
 def test_what_a_profile_does_not_know_is_a_gap_and_not_a_number() -> None:
     job = training_job(step(), epochs=2, samples=10)
-    assert set(job.gaps) == {"start-up"} and "start_s" in job.gaps["start-up"]
+    assert set(job.gaps) == {"start-up"}
+    assert "start_s" in job.gaps["start-up"]
     assert [p.name for p in job.parts] == ["steps", "data loading"]
     assert job.energy_j is None
     given = training_job(step(), epochs=2, samples=10, sample_s=0.0, start_s=30.0)
@@ -162,14 +164,17 @@ def _request(name: str, prompt: int, generate: int, device: Device | None = None
 
 def test_a_cache_grows_and_a_state_does_not() -> None:
     gpt, mamba = _request("transformers:gpt2-tiny", 24, 21), _request("transformers:mamba-tiny", 24, 21)
-    assert gpt.grows and gpt.contexts == (24, 33, 43)
-    assert not mamba.grows and mamba.contexts == (43,)
+    assert gpt.grows
+    assert gpt.contexts == (24, 33, 43)
+    assert not mamba.grows
+    assert mamba.contexts == (43,)
     assert state_grows(_graph("transformers:gpt2-tiny", "decode", 24), 24)
     first, *_, last = gpt.decodes
     assert last.flops > first.flops
     one = mamba.decodes[0].latency_s.point
     assert mamba.part("decode").point == pytest.approx(20 * one, rel=1e-9)
-    assert mamba.token_s is not None and mamba.token_s.point == pytest.approx(one, rel=1e-9)
+    assert mamba.token_s is not None
+    assert mamba.token_s.point == pytest.approx(one, rel=1e-9)
     # tracing at the other contexts gives the same cost: one step does stand for all
     again = estimate(_graph("transformers:mamba-tiny", "decode", 24), load_device("raspberry-pi-4b"))
     assert again.latency_s.point == pytest.approx(one, rel=1e-9)
@@ -179,13 +184,16 @@ def test_a_request_is_its_prefill_and_a_step_a_token() -> None:
     whole = _request("transformers:gpt2-tiny", 24, 21, with_energy())
     steps = [estimate(_graph("transformers:gpt2-tiny", "decode", c), with_energy()) for c in range(24, 44)]
     assert whole.part("decode").point == pytest.approx(sum(s.latency_s.point for s in steps), rel=0.01)
-    assert whole.energy_j is not None and whole.step.energy_j is not None
+    assert whole.energy_j is not None
+    assert whole.step.energy_j is not None
     exact = whole.step.energy_j.point + sum(s.energy_j.point for s in steps if s.energy_j)
     assert whole.energy_j.point == pytest.approx(exact, rel=0.01)
     short = _request("transformers:gpt2-tiny", 24, 1, with_energy())
-    assert short.seconds == short.step.latency_s == short.first_token_s and short.token_s is None
+    assert short.seconds == short.step.latency_s == short.first_token_s
+    assert short.token_s is None
     longer = request(whole.step, whole.decodes, prompt=24, generate=21, start_s=None)
-    assert longer.seconds.point > whole.seconds.point and "start-up" in [p.name for p in longer.parts]
+    assert longer.seconds.point > whole.seconds.point
+    assert "start-up" in [p.name for p in longer.parts]
 
 
 def test_jobs_that_cannot_be_are_refused() -> None:
@@ -231,13 +239,16 @@ def test_printed_parts_add_up_to_the_printed_total() -> None:
 def test_a_job_is_an_object_of_json() -> None:
     run, asked = jobs()
     document = json.loads(json.dumps(run.as_dict(), allow_nan=False))
-    assert document["schema"] == 1 and document["mode"] == "train"
+    assert document["schema"] == 1
+    assert document["mode"] == "train"
     job = document["job"]
-    assert job["kind"] == "training" and job["steps"] == 75_000
+    assert job["kind"] == "training"
+    assert job["steps"] == 75_000
     assert set(job["seconds"]) == {"low", "point", "high"}
     assert math.fsum(p["seconds"]["point"] for p in job["parts"]) == pytest.approx(job["seconds"]["point"])
     document = json.loads(json.dumps(asked.as_dict(), allow_nan=False))
-    assert document["mode"] == "request" and document["job"]["state_grows"] is True
+    assert document["mode"] == "request"
+    assert document["job"]["state_grows"] is True
     assert [d["context"] for d in document["decode"]] == [24, 33, 43]
     assert document["prefill"]["latency_s"] == document["job"]["first_token_s"]
 
@@ -268,7 +279,8 @@ def test_the_command_prints_a_job(words: list[str]) -> None:
 def test_options_that_do_not_go_together(words: list[str], says: str) -> None:
     result = CliRunner().invoke(app, ["estimate", "conv-small", "--device", "raspberry-pi-4b", *words])
     assert result.exit_code != 0
-    assert isinstance(result.exception, CostmodelError) and says in str(result.exception)
+    assert isinstance(result.exception, CostmodelError)
+    assert says in str(result.exception)
 
 
 def test_replace_keeps_a_job_frozen() -> None:

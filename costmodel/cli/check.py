@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from ..budget import Entry
+    from ..estimate import Estimate
+    from ..job import Job
 
 
 def check(
@@ -18,32 +23,44 @@ def check(
     from ..budget import check as rows_of
     from ..budget import exit_status, load_budget
     from ..errors import UnknownName
-    from ..estimate import estimate
     from ..report import render
     from ..report.text import checks_table
-    from . import _options as o
     from ._console import console
 
     if format not in ("text", "github"):
         raise UnknownName("format", format, ("text", "github"))
     limits = load_budget(budget)
-    estimates = []
-    for entry in limits.budget:
-        graph = o.graph_of(
-            entry.model,
-            mode=entry.mode,
-            method=entry.method,
-            batch=entry.batch,
-            input_size=entry.input_size,
-            seq=entry.seq,
-            dtype=entry.dtype,
-            optimizer=entry.optimizer,
-        )
-        target = o.device_of(entry.device, None)
-        estimates.append(estimate(graph, target, runtime=entry.runtime, threads=entry.threads))
-    rows = rows_of(limits, estimates)
+    rows = rows_of(limits, [_priced(entry) for entry in limits.budget])
     if format == "github":
         print(render(rows, "github"))
     else:
         console().print(checks_table(rows))
     raise typer.Exit(exit_status(rows))
+
+
+def _priced(entry: Entry) -> Estimate | Job:
+    """The estimate that an entry asks for, or its job."""
+    from functools import partial
+
+    from ..estimate import estimate
+    from ..job import request_of, training_job
+    from . import _options as o
+
+    graph_of = partial(
+        o.graph_of, entry.model, method=entry.method, batch=entry.batch, input_size=entry.input_size,
+        dtype=entry.dtype, optimizer=entry.optimizer,
+    )  # fmt: skip
+    target = o.device_of(entry.device, None)
+    priced = partial(estimate, device=target, runtime=entry.runtime, threads=entry.threads)
+    if entry.prompt is not None and entry.generate is not None:
+        return request_of(
+            lambda mode, tokens: graph_of(mode=mode, seq=tokens),
+            priced, prompt=entry.prompt, generate=entry.generate, start_s=entry.start_seconds or 0.0,
+        )  # fmt: skip
+    step = priced(graph_of(mode=entry.mode, seq=entry.seq))
+    if entry.epochs is None or entry.samples is None:
+        return step
+    return training_job(
+        step, epochs=entry.epochs, samples=entry.samples, workers=entry.workers, sample_s=entry.sample_seconds,
+        start_s=entry.start_seconds,
+    )  # fmt: skip

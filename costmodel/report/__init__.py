@@ -115,8 +115,8 @@ def report_of(what: Any) -> Report:
             total += report_of(part)
         return total
     raise CostmodelError(
-        f"a {type(what).__name__} cannot be rendered; give an Estimate, a Validation, a Front, a Comparison, a whole job, "
-        "the rows of a budget check, or a list or dict of them"
+        f"a {type(what).__name__} cannot be rendered; give an Estimate, a Validation, a Front, a Comparison, a whole "
+        "job, the rows of a budget check, or a list or dict of them"
     )
 
 

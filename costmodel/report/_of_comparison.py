@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .. import units
 from ..budget import LIMITS, Check
@@ -18,6 +18,7 @@ __all__ = [
     "checks_answer",
     "checks_table",
     "comparison_answer",
+    "limit_form",
     "peak_move",
     "peak_table",
     "sides_table",
@@ -144,6 +145,12 @@ def peak_table(c: Comparison) -> Table:
     )
 
 
+def limit_form(check: Check) -> Callable[[float], str]:
+    """The formatter of a limit: hours where a job takes them."""
+    dimension, axis = LIMITS[check.limit_name]
+    return units.duration if dimension == "time" else form_of(axis)
+
+
 def checks_answer(checks: Sequence[Check]) -> str:
     """The verdict over all limits, in a sentence."""
     over = [c for c in checks if c.verdict == "over"]
@@ -162,7 +169,7 @@ def checks_table(checks: Sequence[Check]) -> Table:
     """One row a limit: predicted, upper bound, limit, and by how much it is over or what room is left."""
     rows = []
     for c in checks:
-        form = form_of(LIMITS[c.limit_name][1])
+        form = limit_form(c)
         what = " ".join(filter(None, (c.model, c.method, c.mode, f"b{c.batch}")))
         over = c.over
         room = cell(None) if over is None else cell(signed_percent(over), over)

@@ -8,10 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .. import units
-from ..budget import LIMITS, Check
+from ..budget import Check
 from ..errors import CostmodelError
-from ._of_comparison import checks_answer
-from ._of_validation import form_of
+from ._of_comparison import checks_answer, limit_form
 
 if TYPE_CHECKING:
     from . import Report
@@ -39,7 +38,7 @@ def _annotation(c: Check) -> str:
 
 
 def _message(c: Check) -> str:
-    form = form_of(LIMITS[c.limit_name][1])
+    form = limit_form(c)
     what = " ".join(filter(None, (c.model, c.method, c.mode, f"batch {c.batch}", f"{c.threads} threads")))
     if c.predicted is None or c.over is None:
         return f"{what}: {c.limit_name} cannot be tested, the profile of {c.device} has no sourced constants for it"
