@@ -105,6 +105,7 @@ class OpGraph:
     storage_birth: list[int] = field(default_factory=list)
     storage_death: list[int] = field(default_factory=list)
     storage_name: list[str] = field(default_factory=list)
+    file = ""  # that it was loaded from; not a column
 
     def __len__(self) -> int:
         return len(self.op_name)
@@ -292,6 +293,7 @@ def load(path: str | os.PathLike[str]) -> OpGraph:
         raise FileError(path, column, f"cannot be used ({error}); trace again") from None
     for key, problem in graph._problems():
         raise FileError(path, key, f"{problem}; trace again")
+    graph.file = os.fspath(path)
     return graph
 
 
