@@ -18,7 +18,7 @@ ROWS = (
     ("core",),
     ("costs",),
     ("graph", "inplace"),
-    ("device", "runs", "host", "peaks"),
+    ("device", "runs", "host", "peaks", "sources"),
     ("lower", "fusion"),
     ("footprint", "fusion"),
     ("estimate",),
