@@ -6,9 +6,9 @@ What is measured is kept as it comes: an interrupted calibration goes on where i
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ from platformdirs import user_cache_path
 
 from .device import Device, Fit
 from .errors import CostmodelError
+from .host import cpu_name
 from .opfit import fit_kappa, fit_kinds
+from .validate import Validation, conformal
 
-__all__ = ["Calibration", "calibrate", "host_device", "refuse_if_busy"]
+__all__ = ["Calibration", "calibrate", "host_device", "refit", "refuse_if_busy", "with_intervals"]
 
 Progress = Callable[[int, int, str], None]
 
@@ -72,7 +74,7 @@ def calibrate(
     quick: bool = False,
     force: bool = False,
     fresh: bool = False,
-    refit: bool = False,
+    again: bool = False,
     progress: Progress | None = None,
 ) -> Calibration:
     """Measure this machine and write its profile ``host``.
@@ -82,14 +84,14 @@ def calibrate(
         quick: a minute instead of several; fewer points a class.
         force: measure even if the machine is busy.
         fresh: forget what an interrupted calibration had measured.
-        refit: fit the ops of the last calibration again, after a formula changed; only the nets are run.
+        again: fit the ops of the last calibration again, after a formula changed; only the nets are run.
         progress: called with done, total and what is next.
 
     Raises:
         CostmodelError: the machine is too busy, or has fewer cores than `threads`.
     """
     from .host import write_host_profile
-    from .measure.micro import FLUSH_BYTES, measure_points, read_points
+    from .measure.micro import measure_points
 
     if threads > (os.cpu_count() or 1):
         raise CostmodelError(f"this machine has {os.cpu_count()} cores; calibrate at most as many threads")
@@ -103,12 +105,8 @@ def calibrate(
     done = path.with_suffix(".done.jsonl")
     if fresh:
         path.unlink(missing_ok=True)
-    if refit:
-        raw = read_points(done)
-        if not raw:
-            raise CostmodelError(f"there is nothing to fit again: {done} is missing; calibrate without --refit first")
-    else:
-        raw = measure_points(
+    if not again:
+        measure_points(
             path,
             points=points,
             train=True,
@@ -116,9 +114,29 @@ def calibrate(
             dtype=dtype,
             progress=lambda done, total, what: report(5 + round(70 * done / max(total, 1)), 100, what),
         )
+        path.replace(done)  # the next calibration measures anew; these can be fitted again
     report(76, 100, "fitting")
-    source = f"costmodel calibrate, {len(raw)} isolated ops, {threads} thread(s), {dtype}"
-    fit = fit_kinds(
+    fit = refit(device, threads=threads, dtype=dtype)
+    source = f"costmodel calibrate, {fit.points} isolated ops, {threads} thread(s), {dtype}"
+    fit, nets = _whole(device, fit, source, seeds, threads, dtype, report)
+    final = _with_fit(device, fit, source, nets)
+    written = write_host_profile(final)
+    return Calibration(final, written, fit, nets)
+
+
+def refit(device: Device, *, threads: int = 1, dtype: str = "float32") -> Fit:
+    """The isolated ops of the last calibration of this machine, fitted again under the formulas of the moment.
+
+    Raises:
+        CostmodelError: no ops are kept for this thread count and dtype.
+    """
+    from .measure.micro import FLUSH_BYTES, read_points
+
+    path = _points_file(threads, dtype).with_suffix(".done.jsonl")
+    raw = read_points(path)
+    if not raw:
+        raise CostmodelError(f"there is nothing to fit again: {path} is missing; calibrate without --refit first")
+    return fit_kinds(
         raw,
         threads=threads,
         dtype=dtype,
@@ -128,12 +146,6 @@ def calibrate(
         torch=version("torch"),
         cpu=cpu_name(),
     )
-    fit, nets = _whole(device, fit, source, seeds, threads, dtype, report)
-    final = _with_fit(device, fit, source, nets)
-    written = write_host_profile(final)
-    if not refit:
-        path.replace(done)  # the next calibration measures anew; these can be fitted again
-    return Calibration(final, written, fit, nets)
 
 
 def host_device() -> Device:
@@ -143,6 +155,36 @@ def host_device() -> Device:
     return load_device("host") if "host" in devices() else _measured_peaks()
 
 
+def with_intervals(device: Device, found: Validation, runtime: str | None, what: str) -> Device:
+    """`device` with intervals from how far measured models were off: by mode, and the widest for other modes.
+
+    Args:
+        found: of models that the constants were not fitted on; cases that are not scored say nothing.
+        runtime: of the device; its default otherwise.
+        what: the models are, for the source of the intervals.
+
+    Raises:
+        CostmodelError: too few scored cases of a mode.
+    """
+    name = runtime or device.default_runtime
+    cases = [c for c in found.cases if c.quantity == "latency_s" and c.scored]
+    key = "conformal"
+    train = [c for c in cases if c.mode == "train"]
+    forward = [c for c in cases if c.mode != "train"]
+    by_mode = {mode: conformal(forward, key) for mode in ("infer", "prefill")} if forward else {}
+    if train:
+        by_mode["train"] = conformal(train, key)
+    if not by_mode:
+        raise CostmodelError("there are no scored latencies to take an interval from")
+    by_mode["default"] = max(by_mode.values(), key=lambda i: i.high)
+    constants = device.runtime[name]
+    changed = constants.model_copy(update={"interval": {**constants.interval, **by_mode}})
+    said = f"costmodel validate, {what}, {date.today().isoformat()}: |ln(measured / predicted)| of {len(cases)} steps"
+    return device.model_copy(
+        update={"runtime": {**device.runtime, name: changed}, "sources": {**device.sources, key: said}}
+    )
+
+
 def _measured_peaks() -> Device:
     """This machine as detected, with its peaks and bandwidths measured: seconds, no calibration."""
     from .host import detect, quick_peaks, with_peaks
@@ -150,17 +192,6 @@ def _measured_peaks() -> Device:
     detected = detect()
     one = quick_peaks(detected, 1)
     return with_peaks(detected, one, quick_peaks(detected, detected.cores) if detected.cores > 1 else None)
-
-
-def cpu_name() -> str:
-    """The processor, as Linux names it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _points_file(threads: int, dtype: str) -> Path:

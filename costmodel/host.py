@@ -16,7 +16,7 @@ from .errors import CostmodelError
 from .graph import write_atomic
 from .toml import dumps
 
-__all__ = ["detect", "quick_peaks", "with_peaks", "write_host_profile"]
+__all__ = ["cpu_name", "detect", "quick_peaks", "with_peaks", "write_host_profile"]
 
 _SYS = "Linux, /sys/devices/system/cpu and /proc, at detection"
 _KNOW = "general knowledge of cores with these features, not measured here"
@@ -79,6 +79,17 @@ def detect(root: str | os.PathLike[str] = "/") -> Device:
             "runtime": {"torch-eager": _eager()},
         }
     )
+
+
+def cpu_name() -> str:
+    """The processor, as Linux names it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
 
 
 def quick_peaks(device: Device, threads: int = 1, seconds: float = 0.6) -> dict[str, Number]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from costmodel.device import load_device
@@ -18,7 +20,8 @@ from costmodel.measure.job import Job
 from costmodel.measure.latency import Samples, disturbed_share, pinned_allocator, time_interleaved
 from costmodel.measure.micro import GENERATORS, hash_seed, plan, read_points
 from costmodel.measure.micro_ops import Shapes
-from costmodel.measure.suite import QUICK, Measured, measure_job, run_suite
+from costmodel.measure.repeats import add_repeats, read_repeats, refuse_another_machine
+from costmodel.measure.suite import QUICK, Measured, measure_groups, measure_job, pairwise_noise, run_suite
 from costmodel.measure.worker import Worker
 
 JOB = Job("mlp-small", "infer", batch=2)
@@ -110,7 +113,7 @@ def test_a_suite_predicts_measures_and_skips_by_name() -> None:
         else:
             assert case.measured == kept[f"mlp-small {case.mode} b2"].latency_s
             assert case.baseline is not None
-    assert [total for _, total, _ in said] == [4] * len(said)
+    assert [total for _, total, _ in said] == [2 + 3] * len(said), "two groups to run, three jobs to price"
     assert [done for done, _, _ in said] == sorted(done for done, _, _ in said)
 
 
@@ -137,9 +140,10 @@ def raw(*wall: float, live: int | None = None) -> dict[str, Any]:
 def test_the_calmest_process_counts_and_their_spread_is_the_noise() -> None:
     m = Measured.of([raw(2.0, 2.0, 2.0), raw(1.0, 1.0, 9.0, live=7), raw(1.5, 1.5, 1.5)])
     assert m.latency_s == 1.0
-    assert m.noise == pytest.approx(1.0)
+    assert m.noise == pytest.approx((math.log(2) + math.log(1.5) + math.log(2 / 1.5)) / 3)
+    assert m.spread == pytest.approx(0.5), "the median process is 1.5 times the calmest"
     assert m.peak_live_bytes == 7
-    assert m.as_run(JOB, "pinned").repeats == (2.0, 2.0, 2.0, 1.0, 1.0, 9.0, 1.5, 1.5, 1.5)
+    assert m.as_run(JOB).repeats == (2.0, 2.0, 2.0, 1.0, 1.0, 9.0, 1.5, 1.5, 1.5)
 
 
 def test_preempted_repeats_do_not_count_if_enough_are_left() -> None:
@@ -167,6 +171,75 @@ def test_steps_are_timed_in_turn() -> None:
 def test_settings_of_glibc_are_plain_integers() -> None:
     assert all(v.isdigit() for v in pinned_allocator().values())
     assert 0 <= disturbed_share(spins=20) <= 1
+
+
+def test_more_processes_do_not_widen_the_spread() -> None:
+    one = Measured.of([raw(1.0, 1.0, 1.0)])
+    assert (one.noise, one.spread) == (None, None)
+    noisy = [raw(1.0, 1.0, 1.0), raw(1.01, 1.01, 1.01), raw(1.02, 1.02, 1.02), raw(3.0, 3.0, 3.0)]
+    assert Measured.of(noisy).spread == pytest.approx(0.015), "one contended process does not cost the case"
+    assert pairwise_noise(np.array([2.0, 2.0, 2.0])) == 0.0
+
+
+# Raw repeats on disk
+
+
+def test_repeats_come_back_and_a_line_cut_off_is_measured_again(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "repeats.jsonl"
+    other = Job("conv-small", "train", batch=2, input_size="3x16x16", optimizer="adamw", layout="channels_last")
+    add_repeats(path, JOB, raw(1.23456789e-3, 2.0, 3.0, live=7))
+    add_repeats(path, other, raw(0.5, 0.5, 0.5))
+    with open(path, "a") as file:
+        file.write('{"job":{"model":"mlp-sm')
+    known = read_repeats(path)
+    assert list(known) == [JOB, other]
+    assert known[JOB][0]["wall_s"] == [1.23457e-3, 2.0, 3.0]
+    assert known[JOB][0]["peak_live_bytes"] == 7
+    add_repeats(path, JOB, raw(4.0, 4.0, 4.0))
+    again = read_repeats(path)
+    assert [len(again[j]) for j in (JOB, other)] == [2, 1], "what was cut off is gone, what is added is whole"
+    refuse_another_machine(path, again)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{}", "is no measured job"),
+        ("[1]", "is no measured job"),
+        ('{"job":{"model":"m","colour":"red"},"wall_s":[1]}', "is no measured job"),
+        ('{"job":{"model":"m"},"wall_s":[1],"cpu_s":[1,2],"preempted":[0]}', r"\[1, 2\] repeats"),
+        ('{"job":{"model":"m","layout":"diagonal"},"wall_s":[1],"cpu_s":[1],"preempted":[0]}', "layout"),
+    ],
+)
+def test_a_file_of_something_else_is_refused(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "repeats.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(CostmodelError, match=message):
+        read_repeats(path)
+
+
+def test_repeats_of_another_machine_are_not_added_to(tmp_path: Path) -> None:
+    path = tmp_path / "repeats.jsonl"
+    add_repeats(path, JOB, raw(1.0, 1.0, 1.0))
+    path.write_text(path.read_text().replace('"torch":"', '"torch":"0.'))
+    with pytest.raises(CostmodelError, match=r"has runs of torch 0\..*; here is torch .*give another file"):
+        measure_groups([[JOB]], processes=2, into=path)
+
+
+@pytest.mark.slow
+def test_a_stopped_measurement_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "repeats.jsonl"
+    measure_groups([[JOB]], processes=1, seconds=0.02, into=path)
+    (first,) = path.read_text().splitlines()
+    found, skipped = measure_groups([[JOB], [TRAIN]], processes=1, seconds=0.02, into=path)
+    assert not skipped
+    assert path.read_text().splitlines()[0] == first, "what is there counts"
+    assert {j: len(r) for j, r in found.items()} == {JOB: 1, TRAIN: 1}
+    before = time.monotonic()
+    measure_groups([[JOB], [TRAIN]], processes=1, into=path)
+    assert time.monotonic() - before < 0.5, "nothing is left to run"
+    more, _ = measure_groups([[JOB]], processes=2, seconds=0.02, into=path)
+    assert len(more[JOB]) == 2
 
 
 # Isolated ops

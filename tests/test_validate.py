@@ -10,13 +10,25 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import kendalltau
+from scipy.stats import binomtest, kendalltau
 
 from costmodel.device import load_device
 from costmodel.errors import CostmodelError
 from costmodel.estimate import estimate
 from costmodel.runs import Run
-from costmodel.validate import QUANTITIES, Case, cases_of, fit_baseline, summarize, validate
+from costmodel.validate import (
+    MOST_SPREAD,
+    QUANTITIES,
+    Case,
+    Validation,
+    binomial_interval,
+    cases_of,
+    class_errors,
+    conformal,
+    fit_baseline,
+    summarize,
+    validate,
+)
 
 from .fuzz.fuzz import graph as hand_made
 
@@ -137,7 +149,7 @@ def test_json_is_what_the_design_promises() -> None:
     assert [q for q in QUANTITIES if q in d["summary"]] == list(d["summary"])
     assert list(d["summary"]["latency_s"]) == [
         "n", "mape", "median_ape", "within_10", "worst", "kendall_tau", "interval_coverage", "noise_floor",
-        "baseline_mape",
+        "baseline_mape", "interval_coverage_ci",
     ]  # fmt: skip
     assert d["summary"]["latency_s"]["n"] == 2
 
@@ -146,3 +158,63 @@ def test_estimates_and_runs_come_in_pairs() -> None:
     e = estimate(hand_made(), load_device("raspberry-pi-4b"))
     with pytest.raises(CostmodelError, match="1 estimates against 2 runs"):
         validate(e, [run_of(), run_of()])
+
+
+def test_a_case_that_disagrees_with_itself_is_listed_and_not_scored() -> None:
+    steady, wild = case(1.1, 1.0, spread=MOST_SPREAD), case(9.0, 1.0, spread=MOST_SPREAD + 1e-9)
+    v = Validation((steady, wild))
+    assert [c.scored for c in v.cases] == [True, False]
+    assert v.summary["latency_s"].n == 1
+    assert v.summary["latency_s"].worst == pytest.approx(0.1)
+    listed = v.as_dict()["cases"]
+    assert "scored" not in listed[0]
+    assert listed[1]["scored"] is False
+    taught = fit_baseline([case(1, 2, baseline=1.0), case(1, 4, baseline=1.0), case(1, 9e9, baseline=1.0, spread=1.0)])
+    assert [c.baseline for c in taught[:2]] == pytest.approx([4.0, 2.0]), "it teaches the baseline nothing"
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 20), (20, 20), (18, 20), (36, 40)])
+def test_the_binomial_interval_is_scipys(hits: int, n: int) -> None:
+    exact = binomtest(hits, n).proportion_ci(0.95, method="exact")
+    assert binomial_interval(hits, n) == pytest.approx((exact.low, exact.high))
+
+
+@given(st.integers(9, 60), st.integers(0, 2**32 - 1))
+@settings(max_examples=50, deadline=None)
+def test_a_conformal_interval_holds_its_share_of_the_cases_it_is_from(n: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    cases = [case(1.0, float(np.exp(r))) for r in rng.normal(0.0, 0.1, n)]
+    interval = conformal(cases, "here")
+    assert interval.low == -interval.high
+    assert interval.cases == n
+    inside = sum(abs(math.log(c.truth / c.predicted)) <= interval.high for c in cases)
+    assert inside >= math.ceil(0.9 * (n + 1))
+    assert inside <= math.ceil(0.9 * (n + 1)), "and it is no wider than that"
+
+
+def test_a_conformal_interval_covers_what_it_has_not_seen() -> None:
+    rng = np.random.default_rng(5)
+    hits = [
+        abs(r[-1]) <= conformal([case(1.0, float(np.exp(x))) for x in r[:-1]], "here").high
+        for r in rng.standard_t(3, (2000, 20)) * 0.05
+    ]
+    assert 0.89 < np.mean(hits) < 0.93, "19 cases: rank 18 of 20 is exactly 0.9"
+
+
+def test_too_few_cases_give_no_interval() -> None:
+    with pytest.raises(CostmodelError, match="90% needs at least 9 scored cases, not 8"):
+        conformal([case(1.0, 1.1)] * 8, "here")
+
+
+def test_errors_by_class_by_hand() -> None:
+    found = class_errors(
+        ["gemm", "gemm", "copy", "copy"],
+        ["infer", "infer", "infer", "train"],
+        np.array([2.0, 4.0, 1.0, 5.0]),
+        np.array([1.0, 5.0, 2.0, 4.0]),
+    )
+    rows = {(c.phase, c.kind): c for c in found}
+    assert list(rows) == [("infer", "gemm"), ("infer", "copy"), ("train", "copy")], "the largest share first"
+    gemm = rows["infer", "gemm"]
+    assert (gemm.ops, gemm.share, gemm.signed, gemm.absolute) == (2, 0.75, 0.0, pytest.approx(2 / 6))
+    assert rows["train", "copy"].signed == 0.25

@@ -27,17 +27,17 @@ ROWS = (
     ("kernels",),
     ("methods",),
     ("models",),
-    ("capture",),
+    ("fakes", "capture"),
     ("validate", "pareto", "fewshot"),
     ("measure",),
-    ("opfit", "calibrate"),
+    ("opfit", "calibrate", "ablation"),
     ("tasks",),
     ("suites",),
     ("report",),
     ("cli", "__main__", "jupyter"),
 )
 ROW_OF = {name: i for i, row in enumerate(ROWS) for name in row}
-TORCH_ROOMS = {"kernels", "methods", "models", "capture", "measure", "tasks"}
+TORCH_ROOMS = {"kernels", "methods", "models", "fakes", "capture", "measure", "tasks"}
 PLOTTERS = {"matplotlib", "plotly", "jinja2"}
 
 

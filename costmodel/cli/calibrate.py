@@ -46,7 +46,7 @@ def calibrate(
 
     with bar("calibrate") as progress:
         found = calibrate_host(
-            threads=threads, dtype=dtype, quick=quick, force=force, fresh=fresh, refit=refit, progress=progress
+            threads=threads, dtype=dtype, quick=quick, force=force, fresh=fresh, again=refit, progress=progress
         )
     f = found.fit
     print(f"{found.path}: {f.points:,} isolated ops in {len(f.kinds)} classes, {f.threads} thread(s), {f.dtype}")

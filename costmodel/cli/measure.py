@@ -9,7 +9,10 @@ from . import _options as o
 
 
 def measure(
-    model: o.ModelName,
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="As in `costmodel estimate`; or --suite host.", show_default=False),
+    ] = None,
     mode: o.Mode = "infer",
     method: o.Method = None,
     batch: o.Batch = 1,
@@ -18,22 +21,42 @@ def measure(
     dtype: o.Dtype = "float32",
     threads: o.Threads = 1,
     optimizer: o.Optimizer = "sgd",
+    layout: Annotated[str, typer.Option("--layout", help="contiguous or channels_last.")] = "contiguous",
+    allocator: Annotated[str, typer.Option("--allocator", help="pinned or default (glibc's own).")] = "pinned",
     processes: Annotated[int, typer.Option("--processes", min=1, help="Fresh processes; their spread is noise.")] = 2,
     seconds: Annotated[float, typer.Option("--seconds", min=0.05, help="Of timing in each process.")] = 1.0,
+    suite: Annotated[str | None, typer.Option("--suite", help="host: the jobs of --part, into --into.")] = None,
+    part: Annotated[str, typer.Option("--part", "--half", help="Of the suite: development, frozen, …")] = "all",
+    into: Annotated[
+        Path | None, typer.Option("--into", help="File of raw repeats: what is there counts.", metavar="FILE")
+    ] = None,
+    ops: Annotated[bool, typer.Option("--ops", help="With --suite: time each op of each step instead.")] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Add the run to this CSV.", metavar="FILE")
     ] = None,
     json: o.Json = False,
 ) -> None:
-    """Run one step here, in fresh processes, and say how long it takes and what its tensors hold at the peak."""
+    """Run one step here, in fresh processes, and say how long it takes and what its tensors hold at the peak.
+
+    With --suite host, run every job of a part of that suite until each has --processes processes in the file --into:
+    stop it and run it again as you like. `costmodel validate --suite host --into FILE` scores what is there.
+    """
     from .. import units
-    from ..measure.job import Job
-    from ..measure.suite import measure_job
+    from ..errors import CostmodelError
     from ._progress import bar
 
+    if (model is None) == (suite is None):
+        raise CostmodelError("say what to measure: a MODEL, or --suite host with --part and --into")
+    if suite is not None:
+        _suite(suite, part, threads, dtype, allocator, processes, seconds, into, ops)
+        return
+    from ..measure.job import Job
+    from ..measure.suite import measure_job
+
+    assert model is not None
     if o.is_trace(model):
         raise typer.BadParameter("a saved trace cannot be run; give the model that it is of")
-    job = Job(model, mode, method, batch, input_size, seq, dtype, threads, optimizer)
+    job = Job(model, mode, method, batch, input_size, seq, dtype, threads, optimizer, layout, allocator)
     with bar("measure") as progress:
         run = measure_job(job, processes=processes, seconds=seconds, progress=progress)
     if output is not None:
@@ -52,3 +75,35 @@ def measure(
         f"{spread}, "
         f"peak of live tensors {units.size(run.peak_live_bytes or 0)}"
     )
+
+
+def _suite(
+    suite: str,
+    part: str,
+    threads: int,
+    dtype: str,
+    allocator: str,
+    processes: int,
+    seconds: float,
+    into: Path | None,
+    ops: bool,
+) -> None:
+    from ..errors import CostmodelError, UnknownName
+    from ..measure.host_suite import host_groups
+    from ..measure.op_times import measure_op_times
+    from ..measure.suite import measure_groups
+    from ._progress import bar
+
+    if suite != "host":
+        raise UnknownName("suite to measure alone", suite, ("host",), "(the others measure within `validate`)")
+    if into is None:
+        raise CostmodelError("--suite needs --into FILE: the file that the raw repeats are kept in")
+    groups = host_groups(part, threads, dtype, allocator)
+    with bar(f"measure {part}") as progress:
+        if ops:
+            skipped = measure_op_times([job for group in groups for job in group], into, progress=progress)
+        else:
+            _, skipped = measure_groups(groups, processes=processes, seconds=seconds, into=into, progress=progress)
+    for name, why in skipped.items():
+        print(f"skipped {name}: {why}")
+    print(f"{len(groups) - len(skipped)} jobs of {part} are in {into}")

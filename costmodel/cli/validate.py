@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,13 +27,32 @@ def validate(
     runtime: o.RuntimeName = None,
     fit: Annotated[int | None, typer.Option("--fit", min=0, help="Fit the device to this many of the runs.")] = None,
     part: Annotated[
-        str, typer.Option("--part", "--half", help="Of the host suite: development, frozen or all.")
+        str, typer.Option("--part", "--half", help="Of the host suite: development, frozen, all, or a variant by name.")
     ] = "all",
     threads: o.Threads = 1,
     dtype: o.Dtype = "float32",
     processes: Annotated[int | None, typer.Option("--processes", min=1, help="Fresh processes a case.")] = None,
     allocator: Annotated[str, typer.Option("--allocator", help="pinned or default (glibc's own).")] = "pinned",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the HTML there.")] = None,
+    seconds: Annotated[float | None, typer.Option("--seconds", min=0.05, help="Of timing a case and process.")] = None,
+    into: Annotated[
+        Path | None,
+        typer.Option(
+            "--into", help="File of raw repeats: a stopped run goes on, a whole one is scored.", metavar="FILE"
+        ),
+    ] = None,
+    ablation: Annotated[
+        bool, typer.Option("--ablation", help="Also with each term of the model taken out (host suite).")
+    ] = False,
+    op_times: Annotated[
+        Path | None,
+        typer.Option("--op-times", help="File of `measure --suite host --ops`: errors by class.", metavar="FILE"),
+    ] = None,
+    write_intervals: Annotated[
+        bool, typer.Option("--write-intervals", help="Keep what the errors say of intervals in the profile.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Also write this .html or .md, or both with any other name.")
+    ] = None,
     json: o.Json = False,
 ) -> None:
     """Hold predictions against real runs: here (--suite), or somebody else's (--against).
@@ -50,13 +70,24 @@ def validate(
     else:
         from ..suites import Options, run
 
-        options = Options(runtime, part, threads, dtype, allocator, processes)
+        options = Options(
+            runtime, part, threads, dtype, allocator, processes, seconds, into, ablation=ablation, op_times=op_times
+        )
         with bar(f"validate {suite}") as progress:
             result = run(str(suite), o.device_of(device, profile), options, progress)
+    if write_intervals:
+        from ..calibrate import with_intervals
+        from ..host import write_host_profile
+
+        target = with_intervals(o.device_of(device, profile), result, runtime, f"{part} part of the {suite} suite")
+        print(f"intervals are in {write_host_profile(target, profile)}", file=sys.stderr)
     if output is not None:
         from ..report import render
 
-        render(result, "html", output)
+        wanted = {".html": ["html"], ".md": ["markdown"]}.get(output.suffix, ["html", "markdown"])
+        for form in wanted:
+            path = output if output.suffix else output / ("validation.md" if form == "markdown" else "validation.html")
+            render(result, form, path, title="Predicted against measured")
     if json:
         from json import dumps
 

@@ -1,15 +1,21 @@
 """``validate --suite host``: many models on this machine, half of them never looked at while the model was made.
 
-`DEVELOPMENT` may be looked at; `FROZEN` was drawn once and is run at the end, whatever comes out.
+`DEVELOPMENT` may be looked at; it holds what was frozen in an earlier round, less those that have a near relative in it
+(chosen by kinship, no error was considered). `FROZEN` was drawn by the rule of `host_draw` and is run at the end,
+whatever comes out.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+from ..errors import UnknownName
 from .job import Job
 
-__all__ = ["DEVELOPMENT", "FROZEN", "host_groups"]
+__all__ = ["DEVELOPMENT", "FROZEN", "PARTS", "host_groups"]
 
-_C = "num_classes=100"
+Groups = tuple[tuple[Job, ...], ...]
 
 
 def _infer(*models: str) -> tuple[Job, ...]:
@@ -20,6 +26,68 @@ def _train(*models: str, batch: int = 4, input_size: str | None = None) -> tuple
     return tuple(Job(m, "train", batch=batch, input_size=input_size) for m in models)
 
 
+FROZEN: tuple[Job, ...] = (
+    Job("timm:resnet32ts", "infer", batch=4),
+    Job("timm:cs3darknet_s", "infer", batch=32, input_size="3x192x192"),
+    Job("timm:resnet50d", "infer", input_size="3x320x320"),
+    Job("timm:gernet_s", "infer", input_size="3x320x320"),
+    Job("torchvision:resnet101", "infer", input_size="3x192x192"),
+    Job("timm:cspresnet50", "infer", input_size="3x256x256"),
+    Job("timm:fasternet_t2", "infer", batch=4, input_size="3x128x128"),
+    Job("timm:mobileone_s1", "infer", batch=4, input_size="3x160x160"),
+    Job("timm:efficientnet_b2_pruned", "infer", batch=2, input_size="3x192x192"),
+    Job("timm:tf_efficientnet_b1", "infer", batch=4, input_size="3x160x160"),
+    Job("timm:ghostnetv2_100", "infer", input_size="3x192x192"),
+    Job("timm:fbnetv3_b", "infer", batch=16),
+    Job("timm:mobilenetv1_100", "infer", input_size="3x256x256"),
+    Job("timm:mnasnet_140", "infer", batch=32, input_size="3x192x192"),
+    Job("timm:densenetblur121d", "infer", batch=2, input_size="3x192x192"),
+    Job("timm:ese_vovnet39b", "infer", input_size="3x256x256"),
+    Job("timm:vovnet39a", "infer", batch=2),
+    Job("timm:dpn68b", "infer", input_size="3x320x320"),
+    Job("timm:resnext26ts", "infer", input_size="3x192x192"),
+    Job("timm:dla46x_c", "infer", batch=4),
+    Job("timm:convnextv2_femto", "infer", batch=16, input_size="3x192x192"),
+    Job("timm:inception_next_atto", "infer", batch=16),
+    Job("timm:fastvit_t12", "infer", batch=2, input_size="3x256x256"),
+    Job("timm:convnext_pico_ols", "infer", input_size="3x256x256"),
+    Job("timm:vit_small_patch32_224", "infer"),
+    Job("timm:crossvit_9_240", "infer"),
+    Job("timm:vit_wee_patch16_reg1_gap_256", "infer"),
+    Job("timm:pit_xs_224", "infer"),
+    Job("timm:swin_small_patch4_window7_224", "infer"),
+    Job("torchvision:swin_v2_t", "infer"),
+    Job("timm:gmlp_ti16_224", "infer", batch=16),
+    Job("timm:gmixer_12_224", "infer"),
+    Job("timm:repvit_m1_1", "infer"),
+    Job("timm:tiny_vit_5m_224", "infer", batch=16),
+    Job("timm:mobilevit_xxs", "infer"),
+    Job("timm:efficientvit_b1", "infer"),
+    Job("transformers:gpt2-tiny,n_embd=384,n_head=6", "infer", batch=4, seq=80),
+    Job("transformers:albert-base", "infer", seq=192),
+    Job("transformers:mamba2-130m", "prefill", seq=32),
+    Job("transformers:mamba2-tiny,hidden_size=256,num_heads=16", "prefill", seq=32),
+    Job("timm:hgnetv2_b0", "train", batch=4, input_size="3x320x320", optimizer="adamw"),
+    Job("timm:skresnet18", "train", batch=4, input_size="3x128x128", optimizer="momentum"),
+    Job("timm:resnetblur18", "train", batch=4, input_size="3x160x160"),
+    Job("timm:seresnet34", "train"),
+    Job("timm:fasternet_t1", "train", batch=16, input_size="3x160x160", optimizer="momentum"),
+    Job("timm:repvgg_a1", "train", batch=2, input_size="3x128x128", optimizer="momentum"),
+    Job("timm:hardcorenas_c", "train", batch=4, input_size="3x160x160", optimizer="momentum"),
+    Job("timm:semnasnet_075", "train", input_size="3x128x128", optimizer="adamw"),
+    Job("timm:efficientnet_es", "train", batch=2, input_size="3x320x320"),
+    Job("timm:efficientnet_lite2", "train", batch=4, input_size="3x192x192"),
+    Job("timm:hrnet_w18_small", "train", batch=2),
+    Job("timm:regnetx_016", "train", batch=2, optimizer="adamw"),
+    Job("torchvision:regnet_y_800mf", "train", batch=4, input_size="3x160x160"),
+    Job("timm:convnextv2_atto", "train", batch=2),
+    Job("timm:deit3_small_patch16_224", "train", optimizer="momentum"),
+    Job("timm:cait_xxs24_224", "train", batch=2),
+    Job("timm:resmlp_12_224", "train", optimizer="adamw"),
+    Job("timm:efficientvit_m4", "train", batch=16, optimizer="momentum"),
+    Job("transformers:mobilebert", "train", batch=2, seq=160, optimizer="momentum"),
+)
+
 DEVELOPMENT: tuple[Job, ...] = (
     *_infer(
         "timm:resnet18", "timm:resnet50", "timm:mobilenetv2_100", "timm:mobilenetv3_large_100",
@@ -27,42 +95,73 @@ DEVELOPMENT: tuple[Job, ...] = (
         "timm:swin_tiny_patch4_window7_224", "timm:convnext_atto", "timm:mixer_s32_224", "timm:regnety_004",
         "timm:ghostnet_100", "timm:densenet121", "timm:levit_128s", "timm:repvgg_a0",
         "torchvision:shufflenet_v2_x1_0", "torchvision:squeezenet1_1", "torchvision:alexnet",
+        "timm:resnet26d", "timm:resnext50_32x4d", "timm:mobilenetv2_140", "timm:mobilenetv3_small_075",
+        "timm:efficientnet_b0", "timm:swinv2_tiny_window8_256", "timm:convnextv2_pico", "timm:mixer_b32_224",
+        "timm:efficientformer_l1", "timm:mobilevit_xs", "timm:poolformer_s12", "timm:fbnetc_100",
+        "torchvision:googlenet",
     ),
     Job("timm:mobilenetv2_100", "infer", batch=4, input_size="3x128x128"),
     Job("timm:resnet18", "infer", batch=8, input_size="3x160x160"),
-    Job("transformers:bert-mini", "infer", seq=128),
-    Job("transformers:bert-base", "infer", seq=64),
-    Job("transformers:mamba2-tiny", "prefill", seq=128),
-    *_train("timm:resnet18", "timm:mobilenetv2_100", "timm:vit_tiny_patch16_224", "timm:convnext_atto"),
-    *_train("timm:mobilenetv3_small_100", "timm:regnety_002", "timm:mixer_s32_224", "timm:efficientnet_lite0"),
-    *_train("torchvision:squeezenet1_1", "timm:resnet26", input_size="3x160x160"),
-    Job("transformers:bert-mini", "train", seq=128, batch=4, optimizer="adamw"),
-)  # fmt: skip
-
-FROZEN: tuple[Job, ...] = (
-    *_infer(
-        "timm:resnet34", "timm:resnet26d", "timm:resnext50_32x4d", "timm:mobilenetv2_140", "timm:mnasnet_100",
-        "timm:mobilenetv3_small_075", "timm:efficientnet_b0", "timm:tf_efficientnet_lite1",
-        "timm:deit_tiny_patch16_224",
-        "timm:deit_small_patch16_224", "timm:swinv2_tiny_window8_256", "timm:convnext_femto", "timm:convnextv2_pico",
-        "timm:mixer_b32_224", "timm:regnetx_008", "timm:efficientformer_l1", "timm:mobilevit_xs", "timm:poolformer_s12",
-        "timm:fbnetc_100", "torchvision:vgg11", "torchvision:googlenet", "torchvision:shufflenet_v2_x0_5",
-    ),
     Job("timm:mobilenetv3_large_100", "infer", batch=8, input_size="3x160x160"),
     Job("timm:deit_tiny_patch16_224", "infer", batch=4),
+    Job("transformers:bert-mini", "infer", seq=128),
+    Job("transformers:bert-base", "infer", seq=64),
     Job("transformers:bert-small", "infer", seq=96),
-    Job("transformers:distilbert", "infer", seq=128),
+    Job("transformers:mamba2-tiny", "prefill", seq=128),
     Job("transformers:mamba2-tiny", "prefill", seq=256),
-    *_train("timm:resnet34", "timm:mobilenetv2_050", "timm:mnasnet_small", "timm:deit_tiny_patch16_224"),
-    *_train("timm:convnext_femto", "timm:regnetx_004", "timm:tf_efficientnet_lite0", "timm:mobilenetv3_small_050"),
-    *_train("torchvision:shufflenet_v2_x1_0", "timm:resnet26d", "timm:fbnetc_100", input_size="3x160x160"),
+    *_train("timm:resnet18", "timm:mobilenetv2_100", "timm:vit_tiny_patch16_224", "timm:convnext_atto"),
+    *_train("timm:mobilenetv3_small_100", "timm:regnety_002", "timm:mixer_s32_224", "timm:efficientnet_lite0"),
+    *_train("timm:mobilenetv2_050", "timm:mnasnet_small", "timm:deit_tiny_patch16_224", "timm:regnetx_004"),
+    *_train("timm:mobilenetv3_small_050"),
+    *_train("torchvision:squeezenet1_1", "timm:resnet26", input_size="3x160x160"),
+    *_train("torchvision:shufflenet_v2_x1_0", "timm:fbnetc_100", input_size="3x160x160"),
+    Job("transformers:bert-mini", "train", seq=128, batch=4, optimizer="adamw"),
     Job("transformers:bert-small", "train", seq=96, batch=2, optimizer="adamw"),
 )  # fmt: skip
 
+# Models of the development half that are also run otherwise than on one thread, in fp32, contiguous, with memory kept.
+_IMAGES: tuple[Job, ...] = (
+    *_infer("timm:resnet18", "timm:mobilenetv2_100", "timm:efficientnet_lite0", "timm:regnety_004"),
+    Job("timm:resnet18", "infer", batch=8, input_size="3x160x160"),
+    *_train("timm:mobilenetv2_100", "timm:convnext_atto"),
+    *_train("timm:resnet26", input_size="3x160x160"),
+)
+_MIXED: tuple[Job, ...] = (
+    *_infer("timm:resnet18", "timm:mobilenetv2_100", "timm:vit_tiny_patch16_224", "timm:swin_tiny_patch4_window7_224"),
+    Job("transformers:bert-small", "infer", seq=96),
+    *_train("timm:mobilenetv2_100", "timm:vit_tiny_patch16_224"),
+    Job("transformers:bert-small", "train", seq=96, batch=2, optimizer="adamw"),
+)
 
-def host_groups(which: str = "all", threads: int = 1, dtype: str = "float32") -> tuple[tuple[Job, ...], ...]:
-    """The jobs of ``development``, ``frozen`` or ``all``, one a process."""
-    from dataclasses import replace
 
-    jobs = {"development": DEVELOPMENT, "frozen": FROZEN, "all": DEVELOPMENT + FROZEN}[which]
-    return tuple((replace(job, threads=threads, dtype=dtype),) for job in jobs)
+def _changed(jobs: tuple[Job, ...], **change: Any) -> tuple[Job, ...]:
+    return tuple(replace(job, **change) for job in jobs)
+
+
+PARTS: dict[str, tuple[Job, ...]] = {
+    "development": DEVELOPMENT,
+    "frozen": FROZEN,
+    "all": DEVELOPMENT + FROZEN,
+    "bfloat16": _changed(_MIXED, dtype="bfloat16"),
+    "channels-last": _changed(_IMAGES, layout="channels_last"),
+    "default-allocator": _changed(_MIXED, allocator="default"),
+    "two-threads": _changed(_MIXED, threads=2),
+}
+
+
+def host_groups(part: str = "all", threads: int = 1, dtype: str = "float32", allocator: str = "pinned") -> Groups:
+    """The jobs of one of `PARTS`, one a process.
+
+    Args:
+        part: a half, ``all``, or a variant of some development models.
+        threads, dtype, allocator: of every job; a variant keeps its own where these are the usual ones.
+
+    Raises:
+        UnknownName: there is no such part.
+    """
+    if part not in PARTS:
+        raise UnknownName("part of the host suite", part, PARTS)
+    asked = {"threads": threads, "dtype": dtype, "allocator": allocator}
+    usual = {"threads": 1, "dtype": "float32", "allocator": "pinned"}
+    change = {key: value for key, value in asked.items() if value != usual[key]}
+    return tuple((job,) for job in _changed(PARTS[part], **change))

@@ -6,19 +6,18 @@ import hashlib
 import json
 import os
 from dataclasses import replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from ..capture import capture
 from ..device import Device
 from ..errors import CostmodelError, FileError
 from ..estimate import Estimate, Range, estimate
 from ..fewshot import sample_seconds
 from ..graph import OpGraph, load
-from ..methods import apply_method
-from ..models import load_model, resolve_alias
+from ..models import resolve_alias
 from ..runs import Run, runtime_for
 from .job import Job
 
@@ -27,7 +26,6 @@ __all__ = ["estimate_of_run", "graph_of_run", "job_of", "trace_cache", "traced"]
 # What tables call a precision, and the dtype of the step that is rebuilt for it.
 _DTYPES = {"amp-fp16": "float16", "amp-bf16": "bfloat16", "auto": "float32"}
 _SPEC_MARKS = (":", "/", ".pt2", ".py")
-_REVISION = 1  # of what a cached trace holds; a new one leaves older traces unread
 
 
 def job_of(run: Run) -> Job:
@@ -101,25 +99,7 @@ def trace_cache() -> Path:
 
 def _trace(job: Job) -> OpGraph:
     try:
-        loaded = load_model(
-            job.model,
-            mode=job.mode,
-            batch=job.batch,
-            input_size=job.input_size,
-            seq=job.seq,
-            dtype=job.dtype,
-            device="meta",
-        )
-        model = loaded.model if job.method is None else apply_method(job.method, loaded.model, loaded.inputs)
-        return capture(
-            model,
-            loaded.inputs,
-            mode=job.mode,
-            optimizer=job.optimizer,
-            seq=job.seq,
-            name=job.model,
-            method=job.method,
-        )
+        return job.trace(device="meta")
     except CostmodelError:
         raise
     except (NotImplementedError, RuntimeError, TypeError, ValueError, AssertionError):
@@ -127,11 +107,20 @@ def _trace(job: Job) -> OpGraph:
 
 
 def _key(job: Job) -> str:
-    what = {k: v for k, v in job.as_dict().items() if k != "threads"}  # a graph does not depend on threads
+    what = {k: v for k, v in job.as_dict().items() if k not in ("threads", "allocator")}  # a graph depends on neither
     libraries = {name: version(name) for name in ("torch", "timm", "transformers") if _installed(name)}
-    text = json.dumps([_REVISION, what, libraries], sort_keys=True)
+    text = json.dumps([_tracer(), what, libraries], sort_keys=True)
     stem = "".join(c if c.isalnum() else "_" for c in job.name)[:60]
     return f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+@cache
+def _tracer() -> str:
+    """A digest of what makes traces: after a change of it, older ones are not read."""
+    digest = hashlib.sha256()
+    for name in ("capture.py", "graph.py", "inplace.py", "models/step.py"):
+        digest.update((Path(__file__).parents[1] / name).read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _installed(name: str) -> bool:

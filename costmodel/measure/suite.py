@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..core.table import F8
 from ..device import Device
 from ..errors import CostmodelError
 from ..estimate import Estimate, estimate
 from ..runs import Run
 from ..validate import Case, Validation, fit_baseline
 from .job import Job
+from .repeats import Raw, add_repeats, read_repeats, refuse_another_machine
 from .worker import Worker
 
-__all__ = ["QUICK", "Measured", "Progress", "measure_job", "run_suite"]
+__all__ = [
+    "QUICK", "Measured", "Progress", "compare", "measure_groups", "measure_job", "pairwise_noise", "run_suite",
+]  # fmt: skip
 
 Progress = Callable[[int, int, str], None]
 """Called with the number of groups done, their total, and what is next."""
@@ -66,31 +71,42 @@ QUICK: tuple[tuple[Job, ...], ...] = (
 
 @dataclass(frozen=True)
 class Measured:
-    """What the processes say of one job: a low quantile of each process, and the raw repeats."""
+    """What the processes say of one job: a low quantile of each process, and the raw repeats.
+
+    Attributes:
+        latency_s, processor_s: the smallest over processes of their low quantile of wall and processor seconds.
+        noise: mean |ln ratio| of two processes' wall seconds; None of one process.
+        spread: the median process over the calmest, less one; None of one process. More processes make it truer, not
+            larger, as they would the range.
+        peak_live_bytes: what the tensors held, where that was measured.
+    """
 
     latency_s: float
     processor_s: float
     noise: float | None
+    spread: float | None
     peak_live_bytes: int | None
     raw: tuple[dict[str, Any], ...]
 
     @classmethod
     def of(cls, raw: Sequence[dict[str, Any]]) -> Measured:
-        """The calmest process counts; the noise is the spread over processes of their low quantiles (None of one)."""
+        """The statistic of every latency here, fixed before any model was fitted."""
         from .latency import Samples
 
-        samples = [Samples(tuple(r["wall_s"]), tuple(r["cpu_s"]), tuple(r["preempted"])) for r in raw]
-        latencies = [s.latency_s for s in samples]
+        samples = [Samples(tuple(r["wall_s"]), tuple(r["cpu_s"]), tuple(map(bool, r["preempted"]))) for r in raw]
+        latencies = np.array([s.latency_s for s in samples])
         live = [r["peak_live_bytes"] for r in raw if r.get("peak_live_bytes") is not None]
+        several = len(latencies) > 1
         return cls(
-            latency_s=min(latencies),
+            latency_s=float(latencies.min()),
             processor_s=min(s.processor_s for s in samples),
-            noise=float(np.max(latencies) / np.min(latencies) - 1.0) if len(latencies) > 1 else None,
+            noise=pairwise_noise(latencies) if several else None,
+            spread=float(np.median(latencies) / latencies.min() - 1.0) if several else None,
             peak_live_bytes=live[0] if live else None,
             raw=tuple(raw),
         )
 
-    def as_run(self, job: Job, allocator: str) -> Run:
+    def as_run(self, job: Job) -> Run:
         """The run as it is kept in a CSV."""
         from . import machine
 
@@ -109,8 +125,19 @@ class Measured:
             noise=self.noise,
             peak_live_bytes=self.peak_live_bytes,
             repeats=tuple(t for r in self.raw for t in r["wall_s"]),
-            meta={**machine(), "allocator": allocator, "optimizer": job.optimizer},
+            meta={**machine(), "allocator": job.allocator, "layout": job.layout, "optimizer": job.optimizer},
         )
+
+
+def pairwise_noise(seconds: F8) -> float:
+    """Mean |ln ratio| over all pairs: how far two measurements of one thing are apart.
+
+    >>> round(pairwise_noise(np.array([1.0, 1.0, 2.0])), 3)
+    0.462
+    """
+    logs = np.log(seconds)
+    i, j = np.triu_indices(len(logs), 1)
+    return float(np.abs(logs[i] - logs[j]).mean())
 
 
 def run_suite(
@@ -121,61 +148,98 @@ def run_suite(
     processes: int = 2,
     seconds: float = 1.0,
     memory: bool = True,
-    allocator: str = "pinned",
+    into: Path | None = None,
     progress: Progress | None = None,
     keep: Callable[[Job, Measured], None] | None = None,
 ) -> Validation:
-    """Predict and run every job.
+    """Run every job, then predict it.
 
     Args:
-        groups: jobs of one group are timed in turn in one process.
+        groups: jobs of one group are timed in turn in one process; they share threads and allocator.
         device: this machine's profile.
-        processes: fresh processes a group, all groups once before any twice.
-        seconds: of timing a job and process.
-        memory: also measure the peak of live bytes, in the first process.
-        allocator: ``pinned`` or ``default``.
+        runtime: of the device; its default otherwise.
+        processes, seconds, memory, into: as in `measure_groups`.
         progress: called before each group.
         keep: called with each job and what was measured, to save it.
 
     Returns:
-        Latency and peak live bytes of each job; what could not be run is in `skipped` with the reason.
+        Latency (and peak live bytes) of each job; what could not be run is in `skipped` with the reason.
     """
-    estimates: dict[Job, Estimate] = {}
+    report = progress or (lambda *_: None)
+    jobs = [job for group in groups for job in group]
+    passes = len(groups) * processes
+    raw, skipped = measure_groups(
+        groups,
+        processes=processes,
+        seconds=seconds,
+        memory=memory,
+        into=into,
+        progress=lambda done, _, what: report(done, passes + len(jobs), what),
+    )
+    cases: list[Case] = []
+    for done, job in enumerate(jobs):
+        report(passes + done, passes + len(jobs), f"price {job.name}")
+        if job.name in skipped or job not in raw:
+            continue
+        measured = Measured.of(raw[job])
+        if keep is not None:
+            keep(job, measured)
+        try:
+            cases += compare(job, measured, device, runtime)
+        except CostmodelError as error:
+            skipped[job.name] = str(error)
+    return Validation(fit_baseline(cases), skipped)
+
+
+def measure_groups(
+    groups: Sequence[Sequence[Job]],
+    *,
+    processes: int = 2,
+    seconds: float = 1.0,
+    memory: bool = False,
+    into: Path | None = None,
+    progress: Progress | None = None,
+) -> tuple[dict[Job, list[Raw]], dict[str, str]]:
+    """Run every job in `processes` fresh processes, all groups once before any twice.
+
+    Args:
+        groups: jobs of one group are timed in turn in one process; they share threads and allocator.
+        processes: how many each job shall have; those that `into` holds count.
+        seconds: of timing a job and process.
+        memory: also measure the peak of live bytes, in the first process.
+        into: a file of `repeats`: what ends is added at once, so that a killed run goes on where it stopped.
+        progress: called with groups done, their total over all processes, and what is next.
+
+    Returns:
+        What the processes say of each job; why a job could not be run, by its name.
+
+    Raises:
+        FileError: `into` holds runs of another machine.
+    """
+    found: dict[Job, list[Raw]] = {}
+    if into is not None:
+        known = read_repeats(into)
+        refuse_another_machine(into, known)
+        found = {job: known[job] for group in groups for job in group if job in known}
     skipped: dict[str, str] = {}
-    raw: dict[Job, list[dict[str, Any]]] = {}
-    total = len(groups) * (processes + 1)
-    for done, group in enumerate(groups):
-        for job in group:
-            if progress is not None:
-                progress(done, total, f"trace {job.name}")
-            try:
-                estimates[job] = estimate(job.trace(), device, runtime=runtime, threads=job.threads)
-            except CostmodelError as error:
-                skipped[job.name] = str(error)
     for process in range(processes):
-        for g, group in enumerate(groups):
-            jobs = [j for j in group if j in estimates and j.name not in skipped]
+        for number, group in enumerate(groups):
+            jobs = [j for j in group if len(found.get(j, ())) <= process and j.name not in skipped]
             if not jobs:
                 continue
             if progress is not None:
-                progress(len(groups) * (process + 1) + g, total, f"run {jobs[0].name}")
-            with Worker(jobs[0].threads, allocator) as worker:
+                progress(len(groups) * process + number, len(groups) * processes, f"run {jobs[0].name}")
+            with Worker(jobs[0].threads, jobs[0].allocator) as worker:
                 try:
                     answers = worker.run(jobs, seconds=seconds, memory=memory and process == 0)
                 except CostmodelError as error:
                     skipped.update({j.name: str(error) for j in jobs})
                     continue
             for job, answer in zip(jobs, answers):
-                raw.setdefault(job, []).append(answer)
-    cases: list[Case] = []
-    for job, answers in raw.items():
-        if job.name in skipped:
-            continue
-        measured = Measured.of(answers)
-        if keep is not None:
-            keep(job, measured)
-        cases += _cases(job, estimates[job], measured)
-    return Validation(fit_baseline(cases), skipped)
+                if into is not None:
+                    add_repeats(into, job, answer)
+                found.setdefault(job, []).append(answer)
+    return found, skipped
 
 
 def _doubts(predicted: Estimate, measured: Measured) -> str:
@@ -188,8 +252,17 @@ def _doubts(predicted: Estimate, measured: Measured) -> str:
     return "; ".join(found)
 
 
-def _cases(job: Job, predicted: Estimate, measured: Measured) -> list[Case]:
-    common = {
+def compare(job: Job, measured: Measured, device: Device, runtime: str | None = None) -> list[Case]:
+    """Latency of one job, and its peak of live bytes where that was measured, against what `device` should take.
+
+    Raises:
+        CostmodelError: it cannot be traced.
+    """
+    from .rebuild import traced
+
+    predicted = estimate(traced(job), device, runtime=runtime, threads=job.threads)
+    t, m = predicted.latency_s, predicted.memory.peak_live
+    common: dict[str, Any] = {
         "model": job.model,
         "device": predicted.device.name,
         "runtime": predicted.runtime,
@@ -198,10 +271,10 @@ def _cases(job: Job, predicted: Estimate, measured: Measured) -> list[Case]:
         "batch": job.batch,
         "threads": job.threads,
         "dtype": job.dtype,
+        "setting": ", ".join(filter(None, (_size_of(job), job.setting))),
     }
-    t, m = predicted.latency_s, predicted.memory.peak_live
     latency = Case(
-        **common,  # type: ignore[arg-type]
+        **common,
         quantity="latency_s",
         predicted=t.point,
         low=t.low,
@@ -209,12 +282,14 @@ def _cases(job: Job, predicted: Estimate, measured: Measured) -> list[Case]:
         measured=measured.latency_s,
         baseline=predicted.baseline_latency_s,
         noise=measured.noise,
+        spread=measured.spread,
+        processor=measured.processor_s,
         note=_doubts(predicted, measured),
     )
     if measured.peak_live_bytes is None:
         return [latency]
     live = Case(
-        **common,  # type: ignore[arg-type]
+        **common,
         quantity="peak_live_bytes",
         predicted=m.point,
         low=m.low,
@@ -224,23 +299,17 @@ def _cases(job: Job, predicted: Estimate, measured: Measured) -> list[Case]:
     return [latency, live]
 
 
-def measure_job(
-    job: Job,
-    *,
-    processes: int = 2,
-    seconds: float = 1.0,
-    allocator: str = "pinned",
-    progress: Progress | None = None,
-) -> Run:
+def _size_of(job: Job) -> str:
+    return job.input_size or (f"seq{job.seq}" if job.seq else "")
+
+
+def measure_job(job: Job, *, processes: int = 2, seconds: float = 1.0, progress: Progress | None = None) -> Run:
     """Run one job in fresh processes.
 
     Raises:
         CostmodelError: it cannot be built or run; the message is the model's own.
     """
-    raw = []
-    for process in range(processes):
-        if progress is not None:
-            progress(process, processes, f"process {process + 1} of {job.name}")
-        with Worker(job.threads, allocator) as worker:
-            raw += worker.run([job], seconds=seconds, memory=process == 0)
-    return Measured.of(raw).as_run(job, allocator)
+    raw, skipped = measure_groups([[job]], processes=processes, seconds=seconds, memory=True, progress=progress)
+    if job.name in skipped:
+        raise CostmodelError(skipped[job.name])
+    return Measured.of(raw[job]).as_run(job)

@@ -115,6 +115,8 @@ def main() -> None:
             try:
                 jobs = [Job(**job) for job in request["jobs"]]
                 answer: dict[str, Any] = {"runs": run_jobs(jobs, request["seconds"], request["memory"])}
+            except CostmodelError as error:
+                answer = {"error": str(error)}
             except Exception as error:  # the parent reports it: one job's failure is a skipped case, not the end
                 answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
             answers.write(json.dumps(answer) + "\n")

@@ -37,6 +37,8 @@ class Options:
         processes: fresh processes a case; None is the suite's own number.
         seconds: of timing a case and process; None is the suite's own.
         into: file of raw repeats that a run adds to and goes on from.
+        ablation: also score the measured steps with each term of the model taken out.
+        op_times: file of timed ops, for errors by algorithm class.
     """
 
     runtime: str | None = None
@@ -47,6 +49,8 @@ class Options:
     processes: int | None = None
     seconds: float | None = None
     into: Path | None = None
+    ablation: bool = False
+    op_times: Path | None = None
 
 
 def suites() -> dict[str, str]:

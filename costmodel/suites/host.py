@@ -2,26 +2,110 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 from ..device import Device
-from ..errors import UnknownName
-from ..validate import Validation
+from ..validate import MOST_SPREAD, Ablated, ClassError, Validation, class_errors
 from . import Options, Progress
+
+if TYPE_CHECKING:
+    from ..measure.job import Job
+    from ..measure.suite import Measured
+
+_STATISTIC = (
+    "the smallest over processes of the 20 % quantile of a process's repeats that no other process interrupted, "
+    f"wall seconds; scored where the median process is within {MOST_SPREAD:.0%} of the calmest"
+)
 
 
 def run(device: Device, options: Options, progress: Progress) -> Validation:
-    """Latency of each job."""
+    """Latency of each job; what each term buys and errors by class, where `options` asks for them."""
     from ..measure.host_suite import host_groups
     from ..measure.suite import run_suite
 
-    if options.part not in ("development", "frozen", "all"):
-        raise UnknownName("part of the host suite", options.part, ("development", "frozen", "all"))
-    return run_suite(
-        host_groups(options.part, options.threads, options.dtype),
+    measured: dict[Job, Measured] = {}
+    groups = host_groups(options.part, options.threads, options.dtype, options.allocator)
+    processes = options.processes or 2
+    found = run_suite(
+        groups,
         device,
         runtime=options.runtime,
-        processes=options.processes or 2,
+        processes=processes,
         seconds=options.seconds or 1.0,
         memory=False,
-        allocator=options.allocator,
+        into=options.into,
+        progress=progress,
+        keep=measured.__setitem__,
+    )
+    return replace(
+        found,
+        ablation=_ablation(measured, device, options, progress) if options.ablation else (),
+        classes=_classes(device, options) if options.op_times else (),
+        provenance=_provenance(device, options, measured),
+    )
+
+
+def _ablation(
+    measured: dict[Job, Measured], device: Device, options: Options, progress: Progress
+) -> tuple[Ablated, ...]:
+    from ..ablation import Measurement, ablate
+    from ..calibrate import refit
+    from ..measure.rebuild import traced
+
+    steady = [(j, m) for j, m in measured.items() if (m.spread or 0.0) <= MOST_SPREAD]
+    return ablate(
+        [Measurement(traced(job), m.latency_s) for job, m in steady],
+        device,
+        threads=options.threads,
+        refit=lambda: refit(device, threads=options.threads, dtype=options.dtype),
         progress=progress,
     )
+
+
+def _classes(device: Device, options: Options) -> tuple[ClassError, ...]:
+    """Of every step in the file, timed op by op and priced op by op."""
+    import numpy as np
+
+    from ..estimate import estimate
+    from ..measure.op_times import read_op_times, seconds_of_trace
+    from ..measure.rebuild import traced
+
+    kinds: list[str] = []
+    phases: list[str] = []
+    predicted, timed = [], []
+    assert options.op_times is not None
+    for job, (names, seconds) in read_op_times(options.op_times).items():
+        priced = estimate(traced(job), device, runtime=options.runtime, threads=job.threads)
+        timed.append(seconds_of_trace(priced.graph, names, seconds))
+        predicted.append(priced.seconds)
+        kinds += [cost.kind for cost in priced.lowered.costs]
+        phases += ["train" if job.mode == "train" else "infer"] * len(priced.graph)
+    if not kinds:
+        return ()
+    return class_errors(kinds, phases, np.concatenate(predicted), np.concatenate(timed))
+
+
+def _provenance(device: Device, options: Options, measured: dict[Job, Measured]) -> dict[str, str]:
+    raw = [r for m in measured.values() for r in m.raw]
+    counts = [len(m.raw) for m in measured.values()] or [0]
+    dates = sorted({str(r.get("date", ""))[:10] for r in raw} - {""})
+    fits = [f for r in device.runtime.values() for f in r.fit]
+    found = {
+        "statistic": _STATISTIC,
+        "part": f"{options.part}, {options.threads} thread(s), {options.dtype}, {options.allocator} allocator",
+        "processes a case": f"{min(counts)} to {max(counts)}",
+        "repeats": f"{sum(len(r['wall_s']) for r in raw):,}, "
+        f"{sum(map(sum, (r['preempted'] for r in raw))):,} of them interrupted",
+        "measured": ", ".join(dates),
+        "torch and processor": "; ".join(sorted({f"{r['torch']} on {r['cpu']}" for r in raw if "torch" in r})),
+        "repeats are in": str(options.into or ""),
+        "profile": f"{device.name}: {device.notes}",
+    }
+    for fit in fits:
+        error = "" if fit.error is None else f", held-out median error of an op {fit.error:.1%}"
+        noise = "" if fit.noise is None else f", spread of its repeats {fit.noise:.1%}"
+        found[f"calibration, {fit.threads} thread(s), {fit.dtype}"] = (
+            f"{fit.points:,} isolated ops on {fit.date} with torch {fit.torch}{error}{noise}"
+        )
+    return {key: value for key, value in found.items() if value}

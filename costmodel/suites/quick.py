@@ -9,14 +9,16 @@ from . import Options, Progress
 
 def run(device: Device, options: Options, progress: Progress) -> Validation:
     """Latency and peak live bytes of each job."""
+    from dataclasses import replace
+
     from ..measure.suite import QUICK, run_suite
 
     return run_suite(
-        QUICK,
+        [[replace(job, allocator=options.allocator) for job in group] for group in QUICK],
         device,
         runtime=options.runtime,
         processes=options.processes or 2,
         seconds=options.seconds or 1.0,
-        allocator=options.allocator,
+        into=options.into,
         progress=progress,
     )
