@@ -1,7 +1,8 @@
 """Isolated calls of the kernels of state-space models, fused and quantized, for calibration (see `micro_ops`).
 
 Sizes are random; what a model fixes is fixed here (its inner width is twice the hidden one, 16 or 128 states, four
-taps). Values are ones where a kernel does not look at them: random bytes of a large weight take longer than the op.
+taps), and weights lie in huge pages as in a quantized model. Values are ones where a kernel does not look at them:
+random bytes of a large weight take longer than the op.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ..costs.quantized import PANEL
 from ..kernels import conv_int8, hadamard, linear_f16, register_all, rms_norm, scan_int8, ssd_int8
 from ..kernels import mamba2_step as step2
 from ..kernels import mamba_step as step1
+from ..kernels.pages import place
 from .micro_ops import Call, Shapes
 
 __all__ = ["GENERATORS"]
@@ -62,6 +64,16 @@ def _weights(n: int, k: int, bits: int) -> tuple[Tensor, Tensor, Tensor]:
     return panels, torch.full((blocks * PANEL,), k, dtype=torch.int32), columns
 
 
+def _kept(func: Any, args: tuple[Any, ...], weights: tuple[int, ...]) -> Call:
+    """A call whose weights are placed as a quantized model places them."""
+    moved = list(args)
+    flat = [t for i in weights for t in (args[i] if isinstance(args[i], list) else [args[i]])]
+    placed = iter(place(flat))
+    for i in weights:
+        moved[i] = [next(placed) for _ in args[i]] if isinstance(args[i], list) else next(placed)
+    return Call(func, tuple(moved), weights)
+
+
 def _gemm(m: int, n: int, k: int, bits: int, pair: bool, form: str) -> Call:
     """`form` is what becomes of a sum: float, quantized to int8, or add (to a residual)."""
     shape = (1, m, 2, k) if pair else (1, m, k)
@@ -70,7 +82,7 @@ def _gemm(m: int, n: int, k: int, bits: int, pair: bool, form: str) -> Call:
     args: tuple[Any, ...] = (_bytes(*shape), *_weights(n, k, bits), rows, n, pair)
     if form == "add":
         args = (*args, _ones(1, m, n))
-    return Call(getattr(_OPS, f"gemm_int{bits}{suffix}").default, args, (1, 2, 3))
+    return _kept(getattr(_OPS, f"gemm_int{bits}{suffix}").default, args, (1, 2, 3))
 
 
 def _gemm_sizes(s: Shapes, multiple: int, rows: tuple[float, float]) -> tuple[int, int, int]:
@@ -114,7 +126,7 @@ def int4_gemv_wide(s: Shapes) -> Call:
 
 def _linear_f16(m: int, n: int, k: int) -> Call:
     panels = _ones(-(-n // PANEL), k, PANEL, dtype=torch.float16)
-    return Call(linear_f16.linear_f16, (_small(1, m, k), panels, n), (1,))
+    return _kept(linear_f16.linear_f16, (_small(1, m, k), panels, n), (1,))
 
 
 def f16_gemv(s: Shapes) -> Call:
@@ -132,13 +144,13 @@ def gather(s: Shapes) -> Call:
     vocab, width, tokens = s.size(256, 50_000), s.size(64, 2560, 64), s.size(1, 1024)
     ids = torch.from_numpy(s.rng.integers(0, vocab, (1, tokens)))
     table, scale = s.pick((torch.uint8, 2), (torch.int8, 1))
-    return Call(linear_f16.embed_rows, (ids, _ones(vocab, width // scale, dtype=table), _ones(vocab)), (1, 2))
+    return _kept(linear_f16.embed_rows, (ids, _ones(vocab, width // scale, dtype=table), _ones(vocab)), (1, 2))
 
 
 def gather_f16(s: Shapes) -> Call:
     blocks, width, tokens = s.size(4, 800), s.size(64, 2560, 64), s.size(1, 1024)
     ids = torch.from_numpy(s.rng.integers(0, blocks * PANEL, (1, tokens)))
-    return Call(linear_f16.embed_rows, (ids, _ones(blocks, width, PANEL, dtype=torch.float16), _ones(1)), (1,))
+    return _kept(linear_f16.embed_rows, (ids, _ones(blocks, width, PANEL, dtype=torch.float16), _ones(1)), (1,))
 
 
 # Rows
@@ -307,7 +319,7 @@ def _mamba_step(s: Shapes, bits: int, wide: bool) -> Call:
     state = _state(batch, kind, blocks, states, 16)
     rotated = bool(bits == 4 or s.pick(True, True, False))
     args = (_small(batch, d), conv, state, _named(step1.WEIGHTS, values), rank, _EPS, bits == 4, wide, rotated)
-    return Call(step1.mamba_step, args, (1, 2, 3))
+    return _kept(step1.mamba_step, args, (1, 2, 3))
 
 
 def step_w8a8(s: Shapes) -> Call:
@@ -345,7 +357,7 @@ def _mamba2_step(s: Shapes, bits: int, wide: bool) -> Call:
     rotated = bool(bits == 4 or s.pick(True, True, False))
     weights = _named(step2.WEIGHTS, values)
     args = (_small(batch, d), conv, state, weights, _EPS, 0.0, float("inf"), bits == 4, wide, rotated)
-    return Call(step2.mamba2_step, args, (1, 2, 3))
+    return _kept(step2.mamba2_step, args, (1, 2, 3))
 
 
 def step2_w8a8(s: Shapes) -> Call:

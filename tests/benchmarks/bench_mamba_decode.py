@@ -1,7 +1,8 @@
-"""Decode of Mamba-130M and of one 2.8B block, batch 1, one thread: transformers fp32 against our quantized models.
+"""Decode of Mamba-130M and of one 2.8B block, batch 1: transformers fp32, our own fused fp32, our quantized models.
 
 Interleaved in one process, weights random (tame), median and minimum of repeats; the read bandwidth of DRAM is measured
-in the same rotation, because this machine's memory has two states. Run: flock /tmp/measure.lock taskset -c 1 python ...
+in the same rotation, because this machine's memory has two states. "of bytes": speed over our own fused fp32 as a share
+of the ratio of their bytes. ``python tests/benchmarks/bench_mamba_decode.py --model mamba-2.8b --layers 1``
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from fused_fp32 import FusedFloatMamba
 from numba import njit
 
 from costmodel.methods import fused_scan, quamba, quamba2
@@ -104,23 +106,39 @@ def main() -> None:
         cases["transformers fp32"] = cached_step(original, ids)
         fused = fused_scan.apply(build(options.model, options.layers))
         cases["fused_scan fp32"] = cached_step(fused, ids)
+        moved = {name: weight_bytes(model) for name, model in models.items()}
+        if options.model.startswith("mamba-"):
+            own = FusedFloatMamba(original)
+            cases["own fused fp32"], moved["own fused fp32"] = (lambda: own(1)), own.nbytes
         memory = np.ones(96 * 2**20 // 8, np.int64)
         cases["read 96 MiB"] = lambda: total(memory)
         for call in cases.values():
             call()
         seconds = rotate(cases, options.repeats, {"transformers fp32": 1, "fused_scan fp32": 1})
-    base = np.median(seconds["transformers fp32"])
-    rate = memory.nbytes / np.median(seconds["read 96 MiB"])
-    print(f"{options.model}, {options.layers} layers, {options.threads} thread, read {rate / 1e9:.1f} GB/s (median)")
-    print(f"{'':20s} {'median ms':>9s} {'min ms':>8s} {'x HF':>6s} {'GB/s':>6s} {'of read':>8s}   n")
+    show(options, seconds, moved, memory.nbytes)
+
+
+def show(options: argparse.Namespace, seconds: dict[str, list[float]], moved: dict[str, int], block: int) -> None:
+    median = {name: float(np.median(values)) for name, values in seconds.items()}
+    rate, own = block / median["read 96 MiB"], "own fused fp32"
+    print(f"{options.model}, {options.layers} layers, {options.threads} threads, read {rate / 1e9:.1f} GB/s (median)")
+    print(
+        f"{'':20s} {'median ms':>9s} {'min ms':>8s} {'x HF':>6s} {'min':>6s} {'x own':>6s} {'of bytes':>8s} "
+        f"{'GB/s':>6s} {'of read':>8s}   n"
+    )
     for name, values in seconds.items():
-        median, best = np.median(values), min(values)
-        line = f"{name:20s} {median * 1e3:9.3f} {best * 1e3:8.3f} {base / median:6.2f}"
-        if name in models:
-            moved = weight_bytes(models[name])
-            line += f" {moved / median / 1e9:6.1f} {moved / median / rate:8.2f}"
+        t, best = median[name], min(values)
+        line = f"{name:20s} {t * 1e3:9.3f} {best * 1e3:8.3f} {median['transformers fp32'] / t:6.2f}"
+        line += f" {min(seconds['transformers fp32']) / best:6.2f}"
+        if name not in moved:
+            line += " " * 32
+        elif own in median:
+            ratio = median[own] / t
+            line += f" {ratio:6.2f} {ratio * moved[name] / moved[own]:8.2f}"
         else:
             line += " " * 16
+        if name in moved:
+            line += f" {moved[name] / t / 1e9:6.1f} {moved[name] / t / rate:8.2f}"
         print(line, f"  {len(values)}")
 
 

@@ -25,6 +25,7 @@ def apply(
     samples: int = 512,
     seed: int = 0,
     state: Literal["float32", "float16"] = "float16",
+    rotate: bool = True,
 ) -> nn.Module:
     """A W8A8 copy of a `transformers` Mamba-1: int8 blocks, fp16 embedding and head; `model` is not changed.
 
@@ -35,6 +36,7 @@ def apply(
             otherwise.
         samples, seed: at most so many sequences, drawn by the seed.
         state: type of the recurrent state between tokens.
+        rotate: the Hadamard transform of y; without it and with percentile=100 this is `naive_w8a8`.
 
     Raises:
         CostmodelError: not such a model, or calibration data that cannot give scales; nothing is changed.
@@ -43,7 +45,7 @@ def apply(
     if getattr(config, "model_type", "") != "mamba":
         raise CostmodelError(f"quamba quantizes Mamba-1 of transformers, not {type(model).__name__}; see quamba2")
     percent = paper_percentile(model) if percentile is None else percentile
-    block = BlockRecipe(rotate=True, state=state)
+    block = BlockRecipe(rotate=rotate, state=state)
     return quantize(model, inputs, Recipe("quamba", (block,) * config.num_hidden_layers), percent, samples, seed)
 
 

@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from ...errors import CostmodelError
 from ...kernels.hadamard import hadamard_order
+from ...kernels.pages import place_buffers
 from .calibration import calibrate, token_rows
 from .floats import read_model
 from .model import QuantizedMamba
@@ -67,4 +68,5 @@ def quantize(model: Any, inputs: Any, recipe: Recipe, percentile: float, samples
     for block, weights, statistics in zip(quantized.blocks, floats.blocks, seen.layers):
         block.fill(weights, statistics, percentile)  # type: ignore[operator]
     quantized.fill_ends(floats, seen.head)
+    place_buffers(quantized)
     return quantized

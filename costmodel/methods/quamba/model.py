@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ...errors import FileError
 from ...kernels.linear_f16 import embed_rows, linear_f16, pack_f16
+from ...kernels.pages import place_buffers
 from ...kernels.panels import PANEL
 from ...kernels.rms_norm import rms_norm_quantize, rms_norm_split
 from .calibration import LayerStatistics
@@ -232,4 +233,5 @@ def load(path: str | Path) -> QuantizedMamba:
     if different:
         raise FileError(path, different[0], f"{len(different)} tensors do not match the recipe in the file")
     model.load_state_dict(tensors)
+    place_buffers(model)
     return model.eval()

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import CostmodelError
+from ...kernels.pages import place_buffers
 from ..quamba import paper_percentile
 from ..quamba.build import check_recipe, empty, is_abstract
 from ..quamba.calibration import LayerStatistics, Statistics, calibrate, token_rows
@@ -155,6 +156,7 @@ class _Job:
         for i, block in enumerate(model.blocks):
             self.fill_block(block, i)
         self.fill_ends(model, seen)
+        place_buffers(model)
         return model
 
     def fill_ends(self, model: QuantizedMamba, seen: Statistics) -> None:
@@ -215,6 +217,7 @@ def _mixed(
     best = search_blocks(len(recipe.blocks), count, loss, population, generations, seed)
     host.blocks = nn.ModuleList([sets[wide][i] for i, wide in enumerate(best)])
     host.recipe = replace(recipe, blocks=tuple(wide_recipe if wide else narrow_recipe for wide in best))
+    place_buffers(host)
     return host
 
 
