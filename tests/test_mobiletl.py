@@ -170,6 +170,38 @@ def test_fake_shapes_are_real_shapes(name):
     torch.library.opcheck(function.default, args, test_utils=("test_schema", "test_faketensor"))
 
 
+@pytest.mark.parametrize("name", sorted(calls()))
+def test_direct_call_and_dispatched_op_give_the_same_bits(name):
+    """The wrapper runs the kernel itself; the op, what a mode sees. Gradients too, and the leaves they go to."""
+    direct, args = getattr(op, name), calls()[name]
+
+    def run(function):
+        leaves = [a.clone().requires_grad_(a.is_floating_point()) if isinstance(a, torch.Tensor) else a for a in args]
+        with torch.set_grad_enabled(not name.endswith("backward")):
+            out = function(*leaves)
+        out = out if isinstance(out, tuple) else (out,)
+        if not name.endswith("backward"):
+            out[0].backward(torch.ones_like(out[0]))
+            out += tuple(a.grad for a in leaves if isinstance(a, torch.Tensor) and a.grad is not None)
+        return out
+
+    assert direct.op is getattr(torch.ops.costmodel, name).default
+    for a, b in zip(run(direct), run(direct.op), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_whoever_watches_sees_the_op():
+    """A profiler gets the op, as dispatch modes do; without one there is no dispatcher."""
+    x, gamma, beta, mean, var = random(2, 5, 3, 3), *vectors(5)
+    args = (x, gamma, beta, mean, var, 1e-3, "relu6", True, False)
+    with torch.profiler.profile() as seen:
+        op.shift_norm_act(*args)
+    assert "costmodel::shift_norm_act" in {event.key for event in seen.key_averages()}
+    with torch.profiler.profile() as seen:
+        op._shift_norm_act(*args)  # what the direct call runs
+    assert "costmodel::shift_norm_act" not in {event.key for event in seen.key_averages()}
+
+
 # --- the method on whole nets ----------------------------------------------------------------------------------------
 
 NETS = ["torchvision:mobilenet_v2", "torchvision:mobilenet_v3_small", "torchvision:mobilenet_v3_large",

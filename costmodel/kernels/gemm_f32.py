@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.core import cgutils
 
 from .simd import LANES, Simd, intrinsic, require
 
@@ -21,13 +20,13 @@ __all__ = ["gemm"]
 
 require(1)
 ROWS, COLUMNS = 12, 2 * LANES
-_K_BLOCK, _M_BLOCK = 384, 384  # a block of A is 576 KB: it stays in a 1 MB L2 while the panels of B pass
+_K_BLOCK, _M_BLOCK = 384, 384
 
 
 @intrinsic
 def _micro(
-    typingctx: Any, rows: Any, k: Any, a: Any, a_row: Any, a_k: Any, panel: Any, c: Any, c_row: Any,
-    wide: Any, add: Any, ahead: Any, ahead_row: Any,
+    typingctx: Any, rows: Any, k: Any, a: Any, a_row: Any, a_k: Any, b: Any, b_row: Any, panel: Any, c: Any,
+    c_row: Any, wide: Any, add: Any, ahead: Any, ahead_row: Any, share: Any,
 ) -> Any:  # fmt: skip
     """C tile (rows ≤ 12 by 32, or 16 where not `wide`) from k steps of A and a packed panel; strides in bytes.
 
@@ -43,31 +42,46 @@ def _micro(
             block = builder.append_basic_block(f"rows{count}")
             switch.add_case(ir.Constant(ir.IntType(64), count), block)
             builder.position_at_end(block)
-            _tile(s, count, *rest)
+            with builder.if_else(builder.icmp_signed("!=", rest[4], s.i64(0))) as (fresh, packed):
+                with fresh:
+                    _tile(s, count, True, *rest)
+                with packed:
+                    _tile(s, count, False, *rest)
             builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()
 
-    return types.void(rows, k, a, a_row, a_k, panel, c, c_row, wide, add, ahead, ahead_row), codegen
+    return types.void(rows, k, a, a_row, a_k, b, b_row, panel, c, c_row, wide, add, ahead, ahead_row, share), codegen
 
 
 def _tile(
-    s: Simd, rows: int, k: Any, a: Any, a_row: Any, a_k: Any, panel: Any, c: Any, c_row: Any, wide: Any, add: Any,
-    ahead: Any, ahead_row: Any,
+    s: Simd, rows: int, fresh: bool, k: Any, a: Any, a_row: Any, a_k: Any, source: Any, source_row: Any, panel: Any,
+    c: Any, c_row: Any, wide: Any, add: Any, ahead: Any, ahead_row: Any, share: Any,
 ) -> None:  # fmt: skip
     b = s.builder
     row_a = [b.add(a, b.mul(s.i64(m), a_row)) for m in range(rows)]
     row_c = [b.add(c, b.mul(s.i64(m), c_row)) for m in range(rows)]
     sums = [[s.cell(s.splat(0.0)) for _ in range(2)] for _ in range(rows)]
+    for row in row_c:
+        for line in range(2):
+            s.prefetch(b.add(row, s.i64(64 * line)), write=True)
     with s.loop(0, k) as i:
         at = b.mul(i, a_k)
-        columns = [s.load(panel, "f32", b.add(b.mul(i, s.i64(COLUMNS)), s.i64(LANES * v))) for v in range(2)]
+        places = [b.add(b.mul(i, s.i64(COLUMNS)), s.i64(LANES * v)) for v in range(2)]
+        if fresh:
+            line_b = b.add(source, b.mul(i, source_row))
+            columns = [s.load(line_b, "f32", LANES * v) for v in range(2)]
+            for place, column in zip(places, columns):
+                s.store(panel, column, place)
+        else:
+            columns = [s.load(panel, "f32", place) for place in places]
         for m in range(rows):
             x = s.splat(s.scalar(b.add(row_a[m], at), "f32"))
             for cell, column in zip(sums[m], columns):
                 cell.set(s.fma(column, x, cell.get()))
+        fetched = b.lshr(b.mul(i, share), s.i64(16))
         for line in range(2):
-            _prefetch(s, b.add(b.add(ahead, b.mul(i, ahead_row)), s.i64(64 * line)))
+            s.prefetch(b.add(b.add(ahead, b.mul(fetched, ahead_row)), s.i64(64 * line)))
     for v in range(2):
         with b.if_then(b.icmp_signed("==", s.i64(wide), s.i64(1)) if v else ir.Constant(ir.IntType(1), 1)):
             with b.if_then(b.icmp_signed("==", s.i64(add), s.i64(1))):
@@ -75,14 +89,6 @@ def _tile(
                     sums[m][v].set(sums[m][v].get() + s.load(row_c[m], "f32", LANES * v))
             for m in range(rows):
                 s.store(row_c[m], sums[m][v].get(), LANES * v)
-
-
-def _prefetch(s: Simd, address: Any) -> None:
-    pointer, i32 = ir.PointerType(), ir.IntType(32)
-    kind = ir.FunctionType(ir.VoidType(), [pointer, i32, i32, i32])
-    fetch = cgutils.get_or_insert_function(s.builder.module, kind, "llvm.prefetch.p0")
-    read, keep, data = (ir.Constant(i32, n) for n in (0, 3, 1))
-    s.builder.call(fetch, [s.builder.inttoptr(address, pointer), read, keep, data])
 
 
 @intrinsic
@@ -119,18 +125,29 @@ def gemm(
             last_m = min(first_m + _M_BLOCK, m)
             for column in range(0, n, COLUMNS):
                 wide = 1 if column + COLUMNS <= n else 0
-                for i in range(depth):
-                    _copy_row(b + (first_k + i) * b_row + column * 4, packed + i * COLUMNS * 4, wide)
-                more = column + COLUMNS < n
-                ahead, step = (b + first_k * b_row + (column + COLUMNS) * 4, b_row) if more else (packed, 0)
+                source = b + first_k * b_row + column * 4
+                fresh = source if wide == 1 else 0  # the first tile of rows packs the panel that it reads
+                for i in range(0 if fresh else depth):
+                    _copy_row(source + i * b_row, packed + i * COLUMNS * 4, wide)
+                # what the next panel is made of: these rows of B further on, or the next rows from their start
+                if column + COLUMNS < n:
+                    ahead, step = source + COLUMNS * 4, b_row
+                elif first_k + depth < k:
+                    ahead, step = b + (first_k + depth) * b_row, b_row
+                else:
+                    ahead, step = packed, 0
+                tiles = -(-(last_m - first_m) // ROWS)
+                share, tile = 65536 // tiles, 0
                 row = first_m
                 while row < last_m:
                     head = row < split
                     rows = min(ROWS, (min(last_m, split) if head else last_m) - row)
                     target = c + row * c_row if head else c_tail + (row - split) * c_row
                     _micro(
-                        rows, depth, a + row * a_row + first_k * a_k, a_row, a_k,
-                        packed, target + column * 4, c_row, wide, adds, ahead, step,
+                        rows, depth, a + row * a_row + first_k * a_k, a_row, a_k, fresh, b_row,
+                        packed, target + column * 4, c_row, wide, adds,
+                        ahead + tile * depth // tiles * step, step, share,
                     )  # fmt: skip
                     row += rows
-                    ahead, step = packed, 0
+                    tile += 1
+                    fresh = 0

@@ -125,6 +125,7 @@ lbp_wht_backward = register(
     f"lbp_wht_backward(Tensor g, Tensor x_hat, Tensor weight, {_TILING}, bool[3] mask) -> (Tensor, Tensor, Tensor)",
     _backward,
     _backward_fake,
+    direct=True,
 )
 lbp_wht = register(
     f"lbp_wht(Tensor x, Tensor weight, Tensor? bias, {_TILING}) -> (Tensor, Tensor)",
@@ -132,6 +133,7 @@ lbp_wht = register(
     _forward_fake,
     backward=_autograd,
     setup_context=_setup,
+    direct=True,
 )
 
 

@@ -101,18 +101,14 @@ def _check_act(act: str) -> None:
 def _fast(*tensors: Tensor) -> bool:
     """Whether the vector kernels take these: fp32 on a CPU, contiguous, with a mask of at least eight bytes."""
     for t in tensors:
-        if t.dtype != torch.float32 or t.is_cuda or not t.is_contiguous() or t.device.type != "cpu":
+        if t.dtype is not torch.float32 or not t.is_cpu or not t.is_contiguous():
             return False
     return tensors[0].numel() > 56
 
 
 # a > 0 is a ≥ the least positive number
-_LEAST: dict[str, Any] = {
-    "hardswish": np.float32(0),
-    "relu6": np.float32(0),
-    "relu": np.nextafter(np.float32(0), np.float32(1)),
-}
-_HIGH: dict[str, Any] = {"hardswish": np.float32(0), "relu6": np.float32(6), "relu": np.float32(np.inf)}
+_LEAST = {"hardswish": 0.0, "relu6": 0.0, "relu": float(np.nextafter(np.float32(0), np.float32(1)))}
+_HIGH = {"hardswish": 0.0, "relu6": 6.0, "relu": float("inf")}
 _ONE, _ZERO = np.ones(1, np.float32), np.zeros(1, np.float32)
 
 
@@ -338,7 +334,10 @@ def _needed(ctx: Any, *places: int) -> list[bool]:
 
 
 signed_act_backward = register(
-    "signed_act_backward(Tensor g, Tensor mask) -> Tensor", _signed_act_backward, lambda g, mask: g.new_empty(g.shape)
+    "signed_act_backward(Tensor g, Tensor mask) -> Tensor",
+    _signed_act_backward,
+    lambda g, mask: g.new_empty(g.shape),
+    direct=True,
 )
 signed_act = register(
     "signed_act(Tensor a, str act, bool keep) -> (Tensor, Tensor)",
@@ -346,11 +345,13 @@ signed_act = register(
     _signed_act_fake,
     backward=_autograd_signed_act,
     setup_context=_setup_signed_act,
+    direct=True,
 )
 shift_norm_backward = register(
     "shift_norm_backward(Tensor g, Tensor weight, Tensor var, float eps, bool[2] need) -> (Tensor, Tensor)",
     _shift_norm_backward,
     _shift_norm_backward_fake,
+    direct=True,
 )
 shift_norm = register(
     "shift_norm(Tensor x, Tensor weight, Tensor bias, Tensor mean, Tensor var, float eps) -> Tensor",
@@ -358,12 +359,14 @@ shift_norm = register(
     lambda x, weight, bias, mean, var, eps: x.new_empty(x.shape),
     backward=_autograd_shift_norm,
     setup_context=_setup_shift_norm,
+    direct=True,
 )
 shift_norm_act_backward = register(
     "shift_norm_act_backward(Tensor g, Tensor mask, Tensor weight, Tensor var, float eps, bool[2] need)"
     " -> (Tensor, Tensor)",
     _shift_norm_act_backward,
     _shift_norm_act_backward_fake,
+    direct=True,
 )
 shift_norm_act = register(
     "shift_norm_act(Tensor x, Tensor weight, Tensor bias, Tensor mean, Tensor var, float eps, str act, bool keep,"
@@ -372,11 +375,13 @@ shift_norm_act = register(
     _shift_norm_act_fake,
     backward=_autograd_shift_norm_act,
     setup_context=_setup_shift_norm_act,
+    direct=True,
 )
 train_norm_backward = register(
     "train_norm_backward(Tensor g, Tensor x, Tensor weight, float eps, bool[3] need) -> (Tensor, Tensor, Tensor)",
     _train_norm_backward,
     _train_norm_backward_fake,
+    direct=True,
 )
 train_norm = register(
     "train_norm(Tensor x, Tensor weight, Tensor bias, float eps) -> (Tensor, Tensor, Tensor)",
@@ -384,11 +389,13 @@ train_norm = register(
     _train_norm_fake,
     backward=_autograd_train_norm,
     setup_context=_setup_train_norm,
+    direct=True,
 )
 se_scale_backward = register(
     "se_scale_backward(Tensor g, Tensor x, Tensor z) -> (Tensor, Tensor)",
     _se_scale_backward,
     lambda g, x, z: (g.new_empty(g.shape), z.new_empty(z.shape)),
+    direct=True,
 )
 se_scale = register(
     "se_scale(Tensor x, Tensor z) -> Tensor",
@@ -396,4 +403,5 @@ se_scale = register(
     lambda x, z: x.new_empty(x.shape),
     backward=_autograd_se_scale,
     setup_context=_setup_se_scale,
+    direct=True,
 )

@@ -246,6 +246,13 @@ class Simd:
         kind, size = _ELEMENT[element]
         return self.builder.load(self.pointer(address, element, index), typ=kind, align=size)
 
+    def prefetch(self, address: ir.Value, write: bool = False) -> None:
+        """Fetch the cache line of an address into L1, for writing if asked; any address will do."""
+        kind = ir.FunctionType(ir.VoidType(), [ir.PointerType(), _I32, _I32, _I32])
+        fetch = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
+        hints = [ir.Constant(_I32, hint) for hint in (int(write), 3, 1)]  # of data, to be kept
+        self.builder.call(fetch, [self.builder.inttoptr(address, ir.PointerType()), *hints])
+
     def word(self, address: ir.Value) -> ir.Value:
         """Four neighbouring bytes as one i32, at any alignment."""
         return self.builder.load(self.pointer(address, "i32"), typ=_I32, align=1)

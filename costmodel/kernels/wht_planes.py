@@ -82,12 +82,14 @@ def project_planes(
                 for i in range(tile):
                     forward_pass(
                         tile * CASE + along, sources.ctypes.data + (t * area + i * tile) * 8, 0,
-                        by_row.ctypes.data + i * along * 8, 0, LANES, np.float32(1), buffer, buffer,
+                        by_row.ctypes.data + i * along * 8, 0, LANES,
+                        sources.ctypes.data, np.float32(1), buffer, buffer,
                     )  # fmt: skip
                 for j in range(along):
                     forward_pass(
                         tile * CASE + down[j], by_column.ctypes.data + j * tile * 8, 0,
-                        targets.ctypes.data + j * tile * 8, 0, LANES, np.float32(scale), buffer, buffer,
+                        targets.ctypes.data + j * tile * 8, 0, LANES,
+                        sources.ctypes.data, np.float32(scale), buffer, buffer,
                     )  # fmt: skip
 
 
@@ -122,12 +124,14 @@ def unproject_planes(
                 for j in range(along):
                     backward_pass(
                         tile * CASE + max(down[j], 1), sources.ctypes.data + (t * area + j * tile) * 8, c,
-                        by_column.ctypes.data + j * tile * 8, 0, LANES, buffer, buffer,
+                        by_column.ctypes.data + j * tile * 8, 0, LANES,
+                        by_column.ctypes.data, buffer, buffer,
                     )  # fmt: skip
                 for i in range(tile):
                     backward_pass(
                         tile * CASE + along, by_row.ctypes.data + i * along * 8, 0,
-                        targets.ctypes.data + (t * area + i * tile) * 8, 0, LANES, buffer, buffer,
+                        targets.ctypes.data + (t * area + i * tile) * 8, 0, LANES,
+                        by_column.ctypes.data, buffer, buffer,
                     )  # fmt: skip
             planes = x + (image * image_step + c * positions) * 4
             for block in range(-(-positions // LANES)):

@@ -78,6 +78,12 @@ def _to_bf16(s: Simd, value: Vec) -> Vec:
     return Vec(s, s.builder.trunc((rounded >> 16).value, ir.VectorType(ir.IntType(16), value.lanes)))
 
 
+def _fetch(s: Simd, table: ir.Value, count: int, offset: ir.Value, kind: Any, write: bool) -> None:
+    """Fetch `count` vectors into L1, each of sixteen channels `offset` channels after an address of a table."""
+    for k in range(count):
+        s.prefetch(s.address(s.scalar(table, "i64", k), _ELEMENTS[kind.dtype], offset), write)
+
+
 # every (tile, sequencies kept): a pass jumps to the code of its own
 _CASES = [(tile, keep) for tile in TILES for keep in range(1, tile + 1)]
 
@@ -85,7 +91,7 @@ _CASES = [(tile, keep) for tile in TILES for keep in range(1, tile + 1)]
 def _pass(body: Callable[..., None], context: Any, builder: Any, args: Any) -> Any:
     """Emit `body` once a case, in a loop over the channels; the first argument selects the case."""
     s = Simd(builder)
-    case, source, at, target, to, channels = args[:6]
+    case, source, at, target, to, channels, ahead = args[:7]
     done = builder.append_basic_block("done")
     switch = builder.switch(s.i64(case), done)
     for tile, keep in _CASES:
@@ -93,7 +99,7 @@ def _pass(body: Callable[..., None], context: Any, builder: Any, args: Any) -> A
         switch.add_case(ir.Constant(ir.IntType(64), tile * CASE + keep), block)
         builder.position_at_end(block)
         with s.loop(0, channels, LANES) as c:
-            body(s, tile, keep, source, builder.add(at, c), target, builder.add(to, c))
+            body(s, tile, keep, source, builder.add(at, c), target, builder.add(to, c), ahead)
         builder.branch(done)
     builder.position_at_end(done)
     return context.get_dummy_value()
@@ -101,37 +107,46 @@ def _pass(body: Callable[..., None], context: Any, builder: Any, args: Any) -> A
 
 @intrinsic
 def forward_pass(
-    typingctx: Any, case: Any, source: Any, at: Any, target: Any, to: Any, channels: Any, scale: Any, x: Any, y: Any
-) -> Any:
-    """y[k][to …] = scale · Σ w_k[m] x[m][at …] for `channels` channels; x and y are the tables source and target."""
+    typingctx: Any, case: Any, source: Any, at: Any, target: Any, to: Any, channels: Any, ahead: Any, scale: Any,
+    x: Any, y: Any,
+) -> Any:  # fmt: skip
+    """y[k][to …] = scale · Σ w_k[m] x[m][at …] for `channels` channels; x and y are the tables source and target.
+
+    Fetches as it goes what the table `ahead` has at [at …]: the tokens of the next pass.
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        def body(s: Simd, tile: int, keep: int, source: Any, at: Any, target: Any, to: Any) -> None:
-            factor = s.splat(args[6])
+        def body(s: Simd, tile: int, keep: int, source: Any, at: Any, target: Any, to: Any, ahead: Any) -> None:
+            factor = s.splat(args[7])
+            _fetch(s, ahead, tile, at, x, False)
             tokens = [_load(s, source, m, at, x) for m in range(tile)]
             for k, value in _transform(s, tokens, frozenset(range(keep))).items():
                 _store(s, target, k, to, y, value * factor)
 
         return _pass(body, context, builder, args)
 
-    return types.void(case, source, at, target, to, channels, scale, x, y), codegen
+    return types.void(case, source, at, target, to, channels, ahead, scale, x, y), codegen
 
 
 @intrinsic
 def backward_pass(
-    typingctx: Any, case: Any, source: Any, at: Any, target: Any, to: Any, channels: Any, x: Any, y: Any
+    typingctx: Any, case: Any, source: Any, at: Any, target: Any, to: Any, channels: Any, ahead: Any, x: Any, y: Any
 ) -> Any:
-    """y[m][to …] = Σ w_k[m] x[k][at …] for `channels` channels: the transpose of `forward_pass`."""
+    """y[m][to …] = Σ w_k[m] x[k][at …] for `channels` channels: the transpose of `forward_pass`.
+
+    Fetches for writing what the table `ahead` has at [to …].
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        def body(s: Simd, tile: int, keep: int, source: Any, at: Any, target: Any, to: Any) -> None:
+        def body(s: Simd, tile: int, keep: int, source: Any, at: Any, target: Any, to: Any, ahead: Any) -> None:
+            _fetch(s, ahead, tile, to, y, True)
             given = {k: _load(s, source, k, at, x) for k in range(keep)}
             for m, value in enumerate(_inverse(s, given, tile)):
                 _store(s, target, m, to, y, value)
 
         return _pass(body, context, builder, args)
 
-    return types.void(case, source, at, target, to, channels, x, y), codegen
+    return types.void(case, source, at, target, to, channels, ahead, x, y), codegen
 
 
 @njit(cache=True)
@@ -196,12 +211,14 @@ def project_tokens(
             for i in range(tile):
                 forward_pass(
                     tile * CASE + along, sources.ctypes.data + i * tile * 8, start,
-                    by_row.ctypes.data + i * along * 8, 0, count, np.float32(1), kind, buffer,
+                    by_row.ctypes.data + i * along * 8, 0, count,
+                    sources.ctypes.data + min(i + 1, tile - 1) * tile * 8, np.float32(1), kind, buffer,
                 )  # fmt: skip
             for j in range(along):
                 forward_pass(
                     tile * CASE + down[j], by_column.ctypes.data + j * tile * 8, 0,
-                    targets.ctypes.data + j * tile * 8, start, count, np.float32(scale), buffer, kind,
+                    targets.ctypes.data + j * tile * 8, start, count,
+                    by_column.ctypes.data + j * tile * 8, np.float32(scale), buffer, kind,
                 )  # fmt: skip
 
 
@@ -243,11 +260,13 @@ def unproject_tokens(
                     # a sequency that no base needs has a column of zeros: one coefficient of it gives them
                     backward_pass(
                         tile * CASE + max(down[j], 1), sources.ctypes.data + (t * area + j * tile) * 8, start,
-                        by_column.ctypes.data + (t * along + j) * tile * 8, 0, count, kind, buffer,
+                        by_column.ctypes.data + (t * along + j) * tile * 8, 0, count,
+                        by_column.ctypes.data + (t * along + j) * tile * 8, kind, buffer,
                     )  # fmt: skip
             for t in range(across):
                 for i in range(tile):
                     backward_pass(
                         tile * CASE + along, by_row.ctypes.data + (t * tile + i) * along * 8, 0,
-                        targets.ctypes.data + (t * area + i * tile) * 8, start, count, buffer, kind,
+                        targets.ctypes.data + (t * area + i * tile) * 8, start, count,
+                        targets.ctypes.data + (t * area + min(i + 1, tile - 1) * tile) * 8, buffer, kind,
                     )  # fmt: skip
