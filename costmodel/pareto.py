@@ -10,6 +10,7 @@ import numpy as np
 
 from .errors import CostmodelError, UnknownName
 from .estimate import Range
+from .sources import Source
 
 __all__ = ["AXES", "Front", "Point", "pareto"]
 
@@ -29,10 +30,11 @@ class Point:
         accuracy, accuracy_error: mean over seeds, and the standard error of that mean (0 if one seed).
         seeds: how many.
         higher_is_better: whether more of `metric` is better.
-        device, runtime: where the costs are predicted for.
+        device, runtime, threads: where the costs are predicted for.
         costs: predicted figures by axis, each with its interval; an axis without a sourced constant is left out.
         measured: figures measured on this machine, where it is the device.
-        provenance: data set, trace file, run files.
+        provenance: the data set of the accuracy.
+        sources: files that the figures were read from: trace, task results, runs, profile, table.
     """
 
     name: str
@@ -50,7 +52,9 @@ class Point:
     runtime: str
     costs: Mapping[str, Range]
     measured: Mapping[str, float] = field(default_factory=dict)
+    threads: int = 1
     provenance: str = ""
+    sources: tuple[Source, ...] = ()
 
     def loss(self) -> float:
         """The accuracy axis as a cost: smaller is better."""

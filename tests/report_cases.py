@@ -21,6 +21,7 @@ from costmodel.graph import OpGraph
 from costmodel.models import load_model
 from costmodel.pareto import Front, Point, pareto
 from costmodel.report import Report
+from costmodel.sources import source_of
 from costmodel.validate import Case, Validation, fit_baseline
 
 __all__ = [
@@ -150,6 +151,6 @@ def page() -> Report:
         fronts=fronts(),
         comparison=comparison(),
         checks=checks(),
-        sources={"accuracies": "tests/report_cases.py: test values"},
+        sources=(source_of(__file__, "accuracies: test values"),),
         title="A page of the tests",
     )

@@ -332,7 +332,7 @@ def test_a_roofline_has_every_op(which: str) -> None:
 
 
 def test_every_format_is_a_file_and_an_unknown_one_names_the_near() -> None:
-    assert formats() == ["csv", "github", "html", "latex", "markdown", "perfetto", "png", "svg", "text"]
+    assert formats() == ["csv", "github", "html", "json", "latex", "markdown", "perfetto", "png", "svg", "text"]
     with pytest.raises(UnknownName, match="markdown"):
         render(cases.infer_estimate(), "markdwn")
 

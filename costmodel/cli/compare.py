@@ -6,7 +6,9 @@ import typer
 
 from . import _options as o
 
-_Side = Annotated[str, typer.Argument(help="A model or a saved trace.", show_default=False)]
+_Side = Annotated[
+    str, typer.Argument(help="A model, a trace, or git:REV:path of a committed one.", show_default=False)
+]
 
 
 def compare(
@@ -26,16 +28,23 @@ def compare(
     optimizer: o.Optimizer = "sgd",
     json: o.Json = False,
 ) -> None:
-    """Set two models, methods or traces side by side: which ops got dearer, where the peak of memory moved."""
+    """Set two models, methods, traces or commits side by side: which ops got dearer, where the peak of memory moved.
+
+    git:REV:path is a trace as it was committed; git:REV alone means the other side's path in that commit. Both are
+    priced by what is installed now.
+    """
     from ..compare import compare as compared
     from ..estimate import estimate
     from ..report.text import comparison_table
+    from ._committed import MARK, committed_trace, sides
     from ._console import console
 
     target = o.device_of(device, profile)
-    sides = [
+    priced = [
         estimate(
-            o.graph_of(
+            committed_trace(model)
+            if model.startswith(MARK)
+            else o.graph_of(
                 model,
                 mode=mode,
                 method=method,
@@ -49,9 +58,9 @@ def compare(
             runtime=runtime,
             threads=threads,
         )
-        for model, method in ((a, method_a), (b, method_b))
+        for model, method in zip(sides(a, b), (method_a, method_b), strict=True)
     ]
-    result = compared(*sides)
+    result = compared(*priced)
     if json:
         from json import dumps
 

@@ -28,6 +28,13 @@ def pareto(
     ] = None,
     grid: Annotated[str, typer.Option("--grid", help="demo (a minute), quick (minutes) or full (hours).")] = "quick",
     threads: o.Threads = 1,
+    measure: Annotated[
+        str | None,
+        typer.Option("--measure", help="Run each arm here too; what this machine is called.", metavar="DEVICE"),
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep results, traces and runs in the checkout's traces/, for reports.")
+    ] = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for HTML and PNG.")] = Path("reports"),
 ) -> None:
     """Accuracy, measured, against cost, predicted on each device: which choice is not beaten, and by how much."""
@@ -50,7 +57,10 @@ def pareto(
     budget = limits(limit) if limit else None
     with bar("pareto") as progress:
         if family is not None:
-            found, _ = family_points(family, devices, budget=cast(Budget, grid), threads=threads, progress=progress)
+            found, _ = family_points(
+                family, devices, budget=cast(Budget, grid), threads=threads, keep=keep, measure_on=measure,
+                progress=progress,
+            )  # fmt: skip
         else:
             found = table_points(cast(Path, points), devices, threads=threads)
     fronts = fronts_of(found, axis=axis, budget=budget)

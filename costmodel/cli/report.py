@@ -18,6 +18,8 @@ def report(
     family: Annotated[
         list[str] | None, typer.Option("--family", help="Fronts of these families, from results that are kept.")
     ] = None,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of the whole jobs shown for training traces.")] = 3,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Of an epoch of those jobs.")] = 50_000,
 ) -> None:
     """Write one HTML page (and the fronts as PNG): saved traces priced, saved runs against predictions, every source.
 
@@ -25,6 +27,7 @@ def report(
     """
     from ..device import load_device
     from ..errors import CostmodelError
+    from ..job import training_job
     from ..report import render, report_of
     from ..tasks.collect import fronts_of_results, priced_traces, validated_runs
     from ._progress import bar
@@ -33,15 +36,16 @@ def report(
     with bar("report") as progress:
         progress(0, 3, "traces")
         estimates = priced_traces(traces, devices)
+        jobs = [training_job(e, epochs=epochs, samples=samples) for e in estimates if e.graph.meta.mode == "train"]
         progress(1, 3, "runs")
-        validation = validated_runs(runs)
+        validation, files = validated_runs(runs)
         progress(2, 3, "fronts")
         fronts = fronts_of_results(family, devices)
     if not (estimates or validation or fronts):
         raise CostmodelError(f"nothing to report: no traces in {traces}, no runs in {runs}, no task results")
-    parts = [*estimates, *([validation] if validation else []), *fronts]
-    page = render(
-        report_of(parts), "html", output / "index.html", title="costmodel: what it costs, and how sure we are"
-    )
+    whole = report_of([*jobs, *estimates, *([validation] if validation else []), *fronts, *files])
+    title = "costmodel: what it costs, and how sure we are"
+    page = render(whole, "html", output / "index.html", title=title)
+    figures = render(whole, "json", output / "index.json", title=title)
     pictures = [render(f, "png", output / f"pareto-{f.points[0].family}-{f.device}-{f.axis}.png") for f in fronts]
-    print("wrote", ", ".join(str(p) for p in (page, *pictures)))
+    print("wrote", ", ".join(str(p) for p in (page, figures, *pictures)))

@@ -206,6 +206,7 @@ _BACKWARD = register(
     " -> (Tensor, Tensor, Tensor, Tensor)",
     _conv_backward_cpu,
     _conv_backward_fake,
+    direct=True,
 )
 _FORWARD = register(
     "causal_conv1d(Tensor x, Tensor weight, Tensor bias, Tensor? state) -> Tensor",
@@ -213,6 +214,7 @@ _FORWARD = register(
     _conv_fake,
     backward=_conv_autograd,
     setup_context=_setup,
+    direct=True,
 )
 
 

@@ -137,4 +137,5 @@ conv_silu = register(
     "conv_silu(Tensor x, Tensor weight, Tensor scale, Tensor bias, Tensor inverse, Tensor(a!) state) -> Tensor",
     _run,
     _fake,
+    direct=True,
 )

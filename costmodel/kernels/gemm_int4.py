@@ -198,6 +198,8 @@ def _add_fake(
 
 
 _ARGUMENTS = "(Tensor x, Tensor panels, Tensor group_scale, Tensor scale, Tensor row_scale, int columns, bool pair"
-gemm_int4 = register(f"gemm_int4{_ARGUMENTS}) -> Tensor", _float_run, _float_fake)
-gemm_int4_quantized = register(f"gemm_int4_quantized{_ARGUMENTS}) -> Tensor", _quantized_run, _quantized_fake)
-gemm_int4_add = register(f"gemm_int4_add{_ARGUMENTS}, Tensor(a!) out) -> ()", _add_run, _add_fake)
+gemm_int4 = register(f"gemm_int4{_ARGUMENTS}) -> Tensor", _float_run, _float_fake, direct=True)
+gemm_int4_quantized = register(
+    f"gemm_int4_quantized{_ARGUMENTS}) -> Tensor", _quantized_run, _quantized_fake, direct=True
+)
+gemm_int4_add = register(f"gemm_int4_add{_ARGUMENTS}, Tensor(a!) out) -> ()", _add_run, _add_fake, direct=True)

@@ -150,6 +150,8 @@ def _add_fake(
 
 
 _ARGUMENTS = "(Tensor x, Tensor panels, Tensor rowsum, Tensor scale, Tensor row_scale, int columns, bool pair"
-gemm_int8 = register(f"gemm_int8{_ARGUMENTS}) -> Tensor", _float_run, _float_fake)
-gemm_int8_quantized = register(f"gemm_int8_quantized{_ARGUMENTS}) -> Tensor", _quantized_run, _quantized_fake)
-gemm_int8_add = register(f"gemm_int8_add{_ARGUMENTS}, Tensor(a!) out) -> ()", _add_run, _add_fake)
+gemm_int8 = register(f"gemm_int8{_ARGUMENTS}) -> Tensor", _float_run, _float_fake, direct=True)
+gemm_int8_quantized = register(
+    f"gemm_int8_quantized{_ARGUMENTS}) -> Tensor", _quantized_run, _quantized_fake, direct=True
+)
+gemm_int8_add = register(f"gemm_int8_add{_ARGUMENTS}, Tensor(a!) out) -> ()", _add_run, _add_fake, direct=True)

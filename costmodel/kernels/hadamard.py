@@ -255,6 +255,9 @@ def _split_fake(y: Tensor, rotate: bool) -> tuple[Tensor, Tensor]:
 
 
 rotate_quantize = register(
-    "rotate_quantize(Tensor y, Tensor scale, bool rotate) -> Tensor", _quantize_run, _quantize_fake
+    "rotate_quantize(Tensor y, Tensor scale, bool rotate) -> Tensor",
+    _quantize_run,
+    _quantize_fake,
+    direct=True,
 )
-rotate_split = register("rotate_split(Tensor y, bool rotate) -> (Tensor, Tensor)", _split_run, _split_fake)
+rotate_split = register("rotate_split(Tensor y, bool rotate) -> (Tensor, Tensor)", _split_run, _split_fake, direct=True)

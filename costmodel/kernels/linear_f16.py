@@ -180,5 +180,9 @@ def _embed_fake(ids: Tensor, table: Tensor, scale: Tensor) -> Tensor:
     return table.new_empty(*ids.shape, _table_sizes(table)[2], dtype=torch.float32)
 
 
-linear_f16 = register("linear_f16(Tensor x, Tensor panels, int columns) -> Tensor", _linear_run, _linear_fake)
-embed_rows = register("embed_rows(Tensor ids, Tensor table, Tensor scale) -> Tensor", _embed_run, _embed_fake)
+linear_f16 = register(
+    "linear_f16(Tensor x, Tensor panels, int columns) -> Tensor", _linear_run, _linear_fake, direct=True
+)
+embed_rows = register(
+    "embed_rows(Tensor ids, Tensor table, Tensor scale) -> Tensor", _embed_run, _embed_fake, direct=True
+)

@@ -15,7 +15,7 @@ from numba import njit
 from torch import Tensor
 
 from ..costs.quantized import mamba2_step_bytes
-from . import register
+from . import Weights, register
 from .conv_int8 import convolve
 from .hadamard import hadamard_order, quantize_row, rotate_row, split_row
 from .linear_f16 import store_f32
@@ -127,7 +127,7 @@ def _run(
     in_group, out_group = (d // weights[2].shape[1], width // weights[19].shape[1]) if int4 else (0, 0)
     size = mamba2_step_bytes(batch, d, heads, p, groups, states, scale_rows, wide)
     work = residual.new_empty(size, dtype=torch.int8)
-    addresses = tuple([w.data_ptr() for w in weights])
+    addresses = weights.addresses if isinstance(weights, Weights) else tuple([w.data_ptr() for w in weights])
     _step(
         residual.data_ptr(), conv_state.data_ptr(), ssm_state.data_ptr(), addresses, work.data_ptr(), batch, d, heads,
         p, groups, states, conv_state.shape[1] + 1, state_kind(ssm_state), scale_rows, in_group, out_group, eps, low,
@@ -147,4 +147,5 @@ mamba2_step = register(
     " float low, float high, bool int4, bool wide, bool rotate) -> ()",
     _run,
     _fake,
+    direct=True,
 )

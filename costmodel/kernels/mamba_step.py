@@ -19,7 +19,7 @@ from numba import njit
 from torch import Tensor
 
 from ..costs.quantized import mamba_step_bytes
-from . import register
+from . import Weights, register
 from .conv_int8 import convolve
 from .gemm_int4 import multiply_int4
 from .gemm_int8 import multiply_int8
@@ -150,7 +150,7 @@ def _run(
     width, states = ssm_state.shape[1] * LANES, ssm_state.shape[2]
     in_group, out_group = (d // weights[2].shape[1], width // weights[21].shape[1]) if int4 else (0, 0)
     work = residual.new_empty(mamba_step_bytes(batch, d, width, rank, states, wide), dtype=torch.int8)
-    addresses = tuple([w.data_ptr() for w in weights])
+    addresses = weights.addresses if isinstance(weights, Weights) else tuple([w.data_ptr() for w in weights])
     _step(
         residual.data_ptr(), conv_state.data_ptr(), ssm_state.data_ptr(), addresses, work.data_ptr(),
         batch, d, width, conv_state.shape[1] + 1, rank, states, state_kind(ssm_state), in_group,
@@ -170,4 +170,5 @@ mamba_step = register(
     " float eps, bool int4, bool wide, bool rotate) -> ()",
     _run,
     _fake,
+    direct=True,
 )

@@ -174,13 +174,20 @@ def _gated_fake(y: Tensor, z: Tensor, z_scale: Tensor, weight: Tensor, eps: floa
 
 
 rms_norm_quantize = register(
-    "rms_norm_quantize(Tensor x, Tensor weight, Tensor scale, float eps) -> Tensor", _quantize_run, _quantize_fake
+    "rms_norm_quantize(Tensor x, Tensor weight, Tensor scale, float eps) -> Tensor",
+    _quantize_run,
+    _quantize_fake,
+    direct=True,
 )
 rms_norm_split = register(
-    "rms_norm_split(Tensor x, Tensor weight, float eps) -> (Tensor, Tensor)", _split_run, _split_fake
+    "rms_norm_split(Tensor x, Tensor weight, float eps) -> (Tensor, Tensor)",
+    _split_run,
+    _split_fake,
+    direct=True,
 )
 gated_rms_norm = register(
     "gated_rms_norm(Tensor y, Tensor z, Tensor z_scale, Tensor weight, float eps, int groups) -> Tensor",
     _gated_run,
     _gated_fake,
+    direct=True,
 )

@@ -272,4 +272,5 @@ scan_quantized = register(
     " Tensor D, Tensor delta_bias, Tensor(a!) state, Tensor state_scale) -> Tensor",
     _run,
     _fake,
+    direct=True,
 )

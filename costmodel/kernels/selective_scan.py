@@ -395,6 +395,7 @@ _BACKWARD = register(
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _scan_backward_cpu,
     _scan_backward_fake,
+    direct=True,
 )
 _FORWARD = register(
     "selective_scan(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z, Tensor delta_bias,"
@@ -403,6 +404,7 @@ _FORWARD = register(
     _scan_fake,
     backward=_scan_autograd,
     setup_context=_setup,
+    direct=True,
 )
 
 

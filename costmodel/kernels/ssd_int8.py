@@ -301,4 +301,5 @@ ssd_quantized = register(
     " float low, float high) -> Tensor",
     _run,
     _fake,
+    direct=True,
 )

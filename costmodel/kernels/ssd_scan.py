@@ -304,6 +304,7 @@ _BACKWARD = register(
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _ssd_backward_run,
     _ssd_backward_fake,
+    direct=True,
 )
 _FORWARD = register(
     "ssd_scan(Tensor x, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor delta_bias, Tensor? h0,"
@@ -312,6 +313,7 @@ _FORWARD = register(
     _ssd_fake,
     backward=_ssd_autograd,
     setup_context=_setup,
+    direct=True,
 )
 
 

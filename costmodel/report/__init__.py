@@ -17,7 +17,7 @@ import os
 import pkgutil
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from ..estimate import Estimate
 from ..graph import write_atomic
 from ..job import Job
 from ..pareto import Front
+from ..sources import Source
 from ..validate import Validation
 
 __all__ = ["Report", "formats", "render", "report_of", "repr_html"]
@@ -44,7 +45,8 @@ class Report:
         jobs: whole fine-tuning runs and requests.
         comparison: two estimates side by side.
         checks: budget limits tested.
-        sources: what was used, by file: traces, runs, tables; shown as provenance.
+        sources: more files that figures were read from, such as tables of runs; what estimates and points were read
+            from they say themselves.
         title: of the page.
     """
 
@@ -54,7 +56,7 @@ class Report:
     jobs: tuple[Job, ...] = ()
     comparison: Comparison | None = None
     checks: tuple[Check, ...] = ()
-    sources: Mapping[str, str] = field(default_factory=dict)
+    sources: tuple[Source, ...] = ()
     title: str = "costmodel"
 
     def __add__(self, other: Report) -> Report:
@@ -69,7 +71,7 @@ class Report:
             jobs=self.jobs + other.jobs,
             comparison=self.comparison or other.comparison,
             checks=self.checks + other.checks,
-            sources={**self.sources, **other.sources},
+            sources=tuple(dict.fromkeys(self.sources + other.sources)),
         )
 
     @property
@@ -105,6 +107,8 @@ def report_of(what: Any) -> Report:
         return Report(jobs=(what,))
     if isinstance(what, Comparison):
         return Report(comparison=what)
+    if isinstance(what, Source):
+        return Report(sources=(what,))
     if isinstance(what, Check):
         return Report(checks=(what,))
     if isinstance(what, Mapping):

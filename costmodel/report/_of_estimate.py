@@ -284,7 +284,7 @@ def _number_row(hinge: Hinge, device: Device) -> tuple[Cell, ...]:
             f"{hinge.elasticity:+.3f}".replace("-", "−") if abs(hinge.elasticity) > _MATTERS else "0",
             abs(hinge.elasticity),
         ),
-        cell(device.sources.get(number.source, number.source)),
+        cell(f"{number.source}: {device.sources[number.source]}" if number.source in device.sources else number.source),
     )
 
 

@@ -96,17 +96,24 @@ def front_table(front: Front) -> Table:
 
 def runs_table(fronts: tuple[Front, ...]) -> Table | None:
     """Where each point's accuracy and traces come from; None without points."""
-    seen: dict[tuple[str, str], Point] = {}
+    seen: dict[tuple[str, str, str], Point] = {}
     for front in fronts:
         for p in front.points:
-            seen.setdefault((p.family, p.name), p)
+            seen.setdefault((p.family, p.name, p.device), p)
     if not seen:
         return None
     rows = tuple(
-        (cell(p.family), cell(p.name), cell(units.count(p.seeds), p.seeds), cell(p.provenance)) for p in seen.values()
+        (
+            cell(p.family),
+            cell(p.name),
+            cell(units.count(p.seeds), p.seeds),
+            cell(p.provenance),
+            cell(", ".join(s.file for s in p.sources)),
+        )
+        for p in seen.values()
     )
     return Table(
         "Where the points come from",
-        (Column("family"), Column("point"), Column("seeds", True), Column("data, traces and runs")),
+        (Column("family"), Column("point"), Column("seeds", True), Column("data"), Column("files")),
         rows,
     )

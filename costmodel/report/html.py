@@ -26,7 +26,7 @@ from ..estimate import Estimate
 from ..job import Job
 from ..pareto import Front
 from ..validate import Validation
-from . import _of_comparison, _of_estimate, _of_front, _of_job, _of_validation
+from . import _of_comparison, _of_estimate, _of_front, _of_job, _of_sources, _of_validation
 from ._plotly import Figure
 from ._plots_points import agreement_figure, front_figure
 from ._plots_step import memory_figure, movement_figure, roofline_figure, waterfall_figure
@@ -35,7 +35,7 @@ from ._table import Column, Table, cell
 if TYPE_CHECKING:
     from . import Report
 
-__all__ = ["render"]
+__all__ = ["devices_of", "render"]
 
 SUFFIX = ".html"
 _MOST_ROWS = 600  # of cases in one table; the picture has them all
@@ -67,7 +67,7 @@ def render(report: Report) -> str:
         "comparison": None if report.comparison is None else _comparison(report, figures),
         "checks": None if not report.checks else _checks(report),
         "validation": None if report.validation is None else _validation(report.validation, figures),
-        "devices": [_device(d) for d in _devices(report)],
+        "devices": [_device(d) for d in devices_of(report)],
         "gaps": _gaps(report),
         "sources": _sources(report),
     }
@@ -160,6 +160,7 @@ def _estimate(e: Estimate, figures: _Figures) -> dict[str, Any]:
         "facts": _of_estimate.headline(e),
         "caveat": _of_estimate.caveat(e),
         "interval": _of_estimate.interval_source(e),
+        "files": _of_sources.sentence(_of_sources.behind_estimate(e)),
         "roofline": figures.add(roofline_figure(e)),
         "movement": figures.add(movement_figure(e)),
         "memory": figures.add(memory_figure(e)),
@@ -181,6 +182,7 @@ def _job(job: Job) -> dict[str, Any]:
         "answer": _of_job.job_answer(job),
         "facts": _of_job.job_facts(job),
         "parts": _of_job.parts_table(job),
+        "files": _of_sources.sentence(_of_sources.behind_job(job)),
         "gaps": _of_job.gaps_table(job),
     }
 
@@ -227,7 +229,7 @@ def _drawable(v: Validation, quantity: str) -> bool:
     return any(c.quantity == quantity and c.truth > 0 and c.predicted > 0 for c in v.cases)
 
 
-def _devices(report: Report) -> list[Device]:
+def devices_of(report: Report) -> list[Device]:
     """Devices of the estimates, and those of the points and cases whose profile is found by name."""
     priced = [*report.estimates, *(job.step for job in report.jobs)]
     found = {e.device.name: e.device for e in priced}
@@ -295,12 +297,7 @@ def _sources(report: Report) -> list[Table]:
     points = _of_front.runs_table(report.fronts)
     if points is not None:
         tables.append(points)
-    if report.sources:
-        tables.append(
-            Table(
-                "Files",
-                (Column("what"), Column("file")),
-                tuple((cell(what), cell(file)) for what, file in report.sources.items()),
-            )
-        )
+    files = _of_sources.files_table(report)
+    if files is not None:
+        tables.append(files)
     return tables

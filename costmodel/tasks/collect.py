@@ -12,6 +12,7 @@ from ..graph import load
 from ..measure.rebuild import estimate_of_run
 from ..pareto import Front, pareto
 from ..runs import read_runs
+from ..sources import Source, source_of
 from ..validate import Validation, validate
 from . import families
 from .points import family_points
@@ -29,15 +30,18 @@ def priced_traces(folder: Path, targets: Sequence[Device]) -> list[Estimate]:
     ]
 
 
-def validated_runs(folder: Path) -> Validation | None:
-    """The runs kept in ``folder/<device>/*.csv``, each against what its device's profile says now."""
-    estimates, runs, skipped = [], [], {}
+def validated_runs(folder: Path) -> tuple[Validation | None, tuple[Source, ...]]:
+    """The runs kept in ``folder/<device>/*.csv``, each against what its device's profile says now, and their files."""
+    estimates, runs, skipped, files = [], [], {}, []
     for path in sorted(folder.glob("*/*.csv")):
+        if path.parent.name == "tasks":
+            continue  # runs of the arms of fronts, which are shown there
         if path.parent.name not in devices():
             skipped[str(path)] = f"no profile is named {path.parent.name}"
             continue
         device = load_device(path.parent.name)
         read = read_runs(path)
+        files.append(source_of(path, f"runs on {device.name}"))
         skipped.update(read.skipped)
         for run in read.runs:
             try:
@@ -45,7 +49,7 @@ def validated_runs(folder: Path) -> Validation | None:
                 runs.append(run)
             except CostmodelError as error:
                 skipped[run.name] = str(error)
-    return validate(estimates, runs, skipped) if runs else None
+    return (validate(estimates, runs, skipped) if runs else None), tuple(files)
 
 
 def fronts_of_results(names: Sequence[str] | None, targets: Sequence[Device]) -> list[Front]:
@@ -54,7 +58,7 @@ def fronts_of_results(names: Sequence[str] | None, targets: Sequence[Device]) ->
     for name in names or families():
         if not committed(name, "quick"):
             continue
-        points, _ = family_points(name, targets, measure_on=None, kept_only=True)
+        points, _ = family_points(name, targets, threads=None, kept_only=True)
         for axis in ("latency_s", "peak_live_bytes"):
             fronts += pareto(points, axis=axis).values()
     return fronts

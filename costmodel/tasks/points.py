@@ -7,20 +7,19 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..capture import capture
 from ..device import Device
 from ..errors import CostmodelError, FileError, UnknownName
 from ..estimate import Estimate, Range, estimate
 from ..graph import OpGraph, load
 from ..pareto import Point
+from ..sources import Source, profile_sources, source_of
 from . import family as family_of
-from .result import Budget, TaskResult, committed, summary
+from .arms import arm_run, arm_trace, kept_runs
+from .result import Budget, Summary, TaskResult, committed, kept_file, publish, published, summary
 
 __all__ = ["costs_of", "family_points", "table_points"]
 
 Progress = Callable[[int, int, str], None]
-
-_OPTIMIZER = "adamw"  # what the training families train with
 
 
 def costs_of(predicted: Estimate) -> dict[str, Range]:
@@ -42,20 +41,22 @@ def family_points(
     devices: Sequence[Device],
     *,
     budget: Budget = "quick",
-    threads: int = 1,
-    measure_on: str | None = "host",
+    threads: int | None = 1,
     kept_only: bool = False,
+    keep: bool = False,
+    measure_on: str | None = None,
     progress: Progress | None = None,
 ) -> tuple[list[Point], list[TaskResult]]:
     """Train or quantize every arm of a family (or find it in the cache), and price it on each device.
 
     Args:
         name: ``irb``, ``vit`` or ``ssm``.
-        devices: where each arm's step is priced.
+        devices: where each arm's step is priced; on those that arms were run on, the runs are set beside.
         budget: size of the grid.
-        threads: CPU threads of the estimates.
-        kept_only: use the results that ship, and train nothing that is missing.
-        measure_on: the device that is this machine, where the step is also run; None for no run.
+        threads: CPU threads of the estimates; None: as many as a kept run of the arm had, else up to four.
+        kept_only: use the results and traces that ship, and train nothing that is missing.
+        keep: write results, traces and runs where the shipped ones are.
+        measure_on: what this machine is called; each arm is run here too.
         progress: called with done, total and what is next.
 
     Returns:
@@ -69,41 +70,64 @@ def family_points(
     for i, (arm, seed) in enumerate(grid):
         report(i, total, f"{name} {arm} seed {seed}")
         results.append(task.run(arm, seed=seed, budget=budget))
+    accuracies: list[Source] = []
+    if keep and not kept_only:
+        accuracies = [source_of(publish(name, budget, results), "accuracies, by seed")]
+    elif kept_only:
+        accuracies = [source_of(published(name, budget), "accuracies, by seed")]
     points: list[Point] = []
     for j, mean in enumerate(summary(results)):
         report(len(grid) + j, total, f"pricing {mean.arm}")
-        model, inputs, mode = task.build(mean.arm)
-        graph = capture(model, inputs, mode=mode, optimizer=_OPTIMIZER, name=name, method=mean.arm)
-        of_arm = next(r for r in results if r.arm == mean.arm)
-        for device in devices:
-            predicted = estimate(graph, device, threads=min(threads, device.cores))
-            measured = {}
-            if device.name == measure_on:
-                from ..measure import measure
-
-                run = measure(model, inputs, mode=mode, optimizer=_OPTIMIZER, seconds=0.5)
-                measured = {"latency_s": run.latency_s, "peak_live_bytes": float(run.peak_live_bytes or 0)}
-            points.append(
-                Point(
-                    name=mean.arm,
-                    family=name,
-                    model=of_arm.model,
-                    method=mean.arm,
-                    mode=mode,
-                    batch=graph.meta.batch,
-                    metric=mean.metric,
-                    accuracy=mean.mean,
-                    accuracy_error=0.0 if math.isnan(mean.stderr) else mean.stderr,
-                    seeds=mean.seeds,
-                    higher_is_better=mean.higher_is_better,
-                    device=device.name,
-                    runtime=predicted.runtime,
-                    costs=costs_of(predicted),
-                    measured=measured,
-                    provenance=of_arm.data,
-                )
-            )
+        of_arm = [r for r in results if r.arm == mean.arm]
+        graph = arm_trace(name, mean.arm, shipped=kept_only, keep=keep)
+        if measure_on is not None:
+            report(len(grid) + j, total, f"running {mean.arm}")
+            arm_run(name, mean.arm, measure_on, keep=keep)
+        behind = accuracies or [source_of(kept_file(r), f"accuracy, seed {r.seed}") for r in of_arm]
+        points += [_point(name, mean, of_arm[0], graph, device, threads, behind) for device in devices]
     return points, results
+
+
+def _point(
+    family: str,
+    mean: Summary,
+    result: TaskResult,
+    graph: OpGraph,
+    device: Device,
+    threads: int | None,
+    behind: list[Source],
+) -> Point:
+    """An arm on a device, with the run of it there, if it was run there with as many threads."""
+    run, path = kept_runs(family, device.name).get(mean.arm, (None, None))
+    wanted = threads or (run and run.threads) or 4
+    predicted = estimate(graph, device, threads=min(wanted, device.cores))
+    measured = {}
+    sources = [*behind, source_of(graph.file, "trace"), *profile_sources(device.name)]
+    if run is not None and path is not None and run.threads == predicted.threads:
+        measured["latency_s"] = run.latency_s
+        if run.peak_live_bytes:
+            measured["peak_live_bytes"] = float(run.peak_live_bytes)
+        sources.append(source_of(path, "measured cost"))
+    return Point(
+        name=mean.arm,
+        family=family,
+        model=result.model,
+        method=mean.arm,
+        mode=graph.meta.mode,
+        batch=graph.meta.batch,
+        metric=mean.metric,
+        accuracy=mean.mean,
+        accuracy_error=0.0 if math.isnan(mean.stderr) else mean.stderr,
+        seeds=mean.seeds,
+        higher_is_better=mean.higher_is_better,
+        device=device.name,
+        runtime=predicted.runtime,
+        threads=predicted.threads,
+        costs=costs_of(predicted),
+        measured=measured,
+        provenance=result.data,
+        sources=tuple(sources),
+    )
 
 
 _COLUMNS = ("name", "accuracy", "model", "method", "mode", "batch", "accuracy_error", "metric", "higher_is_better")
@@ -153,8 +177,14 @@ def table_points(path: str | Path, devices: Sequence[Device], *, threads: int = 
                     higher_is_better=(row.get("higher_is_better") or "true").lower() in ("true", "1", "yes"),
                     device=device.name,
                     runtime=predicted.runtime,
+                    threads=predicted.threads,
                     costs=costs_of(predicted),
                     provenance=f"{path.name} line {line}",
+                    sources=(
+                        source_of(path, "accuracies, as given"),
+                        *([source_of(graph.file, "trace")] if graph.file else []),
+                        *profile_sources(device.name),
+                    ),
                 )
             )
     if not points:

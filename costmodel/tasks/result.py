@@ -26,9 +26,11 @@ __all__ = [
     "cached",
     "cached_json",
     "committed",
+    "kept_file",
     "key_of",
     "paired",
     "publish",
+    "published",
     "summary",
 ]
 
@@ -127,10 +129,21 @@ def write_json(file: Path, content: object) -> None:
 
 def publish(family: str, budget: Budget, results: Iterable[TaskResult]) -> Path:
     """Write results of `cached` as the committed file of this family and budget, traces/runs/tasks/<...>.json."""
-    file = _COMMITTED / f"{family}-{budget}.json"
+    file = published(family, budget)
     write_json(file, {"schema": _SCHEMA, "results": [asdict(result) for result in results]})
     _committed_by_key.cache_clear()
     return file
+
+
+def published(family: str, budget: Budget) -> Path:
+    """Where the results of a family and budget ship."""
+    return _COMMITTED / f"{family}-{budget}.json"
+
+
+def kept_file(result: TaskResult) -> Path:
+    """The file that holds a result of `cached`: the user's, else the one that ships."""
+    own = cache_folder() / "results" / f"{result.key}.json"
+    return own if own.is_file() else published(result.family, result.budget)
 
 
 def committed(family: str, budget: Budget | None = None) -> list[TaskResult]:
