@@ -117,7 +117,7 @@ def test_rows_do_not_depend_on_their_number():
 def test_fake_shapes(op):
     x, _, panels, rowsum, scale = int8_case(6, 70, 32)
     extra = (torch.zeros(6, 70),) if op is gemm_int8_add else ()
-    torch.library.opcheck(op, (x, panels, rowsum, scale, torch.ones(1), 70, False, *extra))
+    torch.library.opcheck(op.op, (x, panels, rowsum, scale, torch.ones(1), 70, False, *extra))
     with FakeTensorMode() as mode:
         fakes = [mode.from_tensor(t) for t in (x, panels, rowsum, scale, torch.ones(1))]
         out = op(*fakes, 70, False, *(mode.from_tensor(t) for t in extra))

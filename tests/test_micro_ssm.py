@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from costmodel.costs import formula_for
+from costmodel.costs import OpSpec, TensorSpec, formula_for
 from costmodel.costs.quantized import FORMULAS as QUANTIZED
 from costmodel.costs.scan import FORMULAS as FUSED
 from costmodel.measure.micro import _describe, hash_seed
 from costmodel.measure.micro_ops import Shapes
 from costmodel.measure.micro_ssm import GENERATORS
-from costmodel.opfit import points_of
 
 SEEDS = range(4)
 
@@ -29,13 +28,17 @@ def test_each_point_is_one_op_with_positive_terms(name: str) -> None:
     kinds = set()
     for seed in SEEDS:
         line = described(name, seed)
-        timed = {**line, "cold_output": False, "hot": [1.0, 1.0], "warm": [1.0], "cold": [1.0]}
-        (point,), gaps = points_of([timed], 1)
-        assert not gaps
-        assert point.cost.terms
-        assert all(amount >= 0 for amount in point.cost.terms.values())
-        assert len(line["weight"]) == len(line["inputs"])
-        kinds.add(point.cost.kind)
+        inputs, outputs = (
+            tuple(TensorSpec(tuple(shape), dtype, tuple(stride)) for shape, dtype, stride in line[way])
+            for way in ("inputs", "outputs")
+        )
+        formula = formula_for(line["op"].split(".")[0])
+        assert formula is not None
+        cost = formula(OpSpec(line["op"].split(".")[0], inputs, outputs, line["attrs"]))
+        assert cost.terms
+        assert all(amount >= 0 for amount in cost.terms.values())
+        assert len(line["weight"]) == len(inputs)
+        kinds.add(cost.kind)
     assert len(kinds) == 1, f"{name} mixes {kinds}: each wants points of its own"
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from costmodel.kernels import Weights
 from costmodel.kernels.pages import place, place_buffers
 
 MIB = 1 << 20
@@ -53,3 +54,12 @@ def test_a_module_keeps_its_names_and_what_it_saves() -> None:
     twin = copy.deepcopy(module)
     twin[0].running_mean.fill_(3.0)
     assert torch.equal(module[0].running_mean, before["0.running_mean"])
+
+
+def test_addresses_are_of_the_tensors_and_not_copied() -> None:
+    weights = Weights([torch.ones(3), torch.ones(4)])
+    assert weights.addresses == tuple(t.data_ptr() for t in weights)
+    twin = copy.deepcopy(weights)
+    assert isinstance(twin, Weights)
+    assert twin.addresses == tuple(t.data_ptr() for t in twin)
+    assert set(twin.addresses).isdisjoint(weights.addresses)

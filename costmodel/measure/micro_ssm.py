@@ -14,16 +14,17 @@ import torch
 from torch import Tensor
 
 from ..costs.quantized import PANEL
-from ..kernels import conv_int8, hadamard, linear_f16, register_all, rms_norm, scan_int8, ssd_int8
+from ..kernels import Weights, conv_int8, gemm_int4, gemm_int8, hadamard, linear_f16, rms_norm, scan_int8, ssd_int8
+from ..kernels import causal_conv1d as causal
 from ..kernels import mamba2_step as step2
 from ..kernels import mamba_step as step1
+from ..kernels import selective_scan as scan
+from ..kernels import ssd_scan as ssd
 from ..kernels.pages import place
 from .micro_ops import Call, Shapes
 
 __all__ = ["GENERATORS"]
 
-register_all()
-_OPS = torch.ops.costmodel
 _GROUP = 128  # weights of K that share a 4-bit scale
 _TAPS = 4
 _EPS = 1e-5
@@ -70,7 +71,7 @@ def _kept(func: Any, args: tuple[Any, ...], weights: tuple[int, ...]) -> Call:
     flat = [t for i in weights for t in (args[i] if isinstance(args[i], list) else [args[i]])]
     placed = iter(place(flat))
     for i in weights:
-        moved[i] = [next(placed) for _ in args[i]] if isinstance(args[i], list) else next(placed)
+        moved[i] = Weights([next(placed) for _ in args[i]]) if isinstance(args[i], list) else next(placed)
     return Call(func, tuple(moved), weights)
 
 
@@ -78,11 +79,11 @@ def _gemm(m: int, n: int, k: int, bits: int, pair: bool, form: str) -> Call:
     """`form` is what becomes of a sum: float, quantized to int8, or add (to a residual)."""
     shape = (1, m, 2, k) if pair else (1, m, k)
     rows = _small(m) if pair else _small(1)
-    suffix = "" if form == "float" else f"_{form}"
+    module, suffix = {4: gemm_int4, 8: gemm_int8}[bits], "" if form == "float" else f"_{form}"
     args: tuple[Any, ...] = (_bytes(*shape), *_weights(n, k, bits), rows, n, pair)
     if form == "add":
         args = (*args, _ones(1, m, n))
-    return _kept(getattr(_OPS, f"gemm_int{bits}{suffix}").default, args, (1, 2, 3))
+    return _kept(getattr(module, f"gemm_int{bits}{suffix}"), args, (1, 2, 3))
 
 
 def _gemm_sizes(s: Shapes, multiple: int, rows: tuple[float, float]) -> tuple[int, int, int]:
@@ -388,13 +389,13 @@ def _scan_inputs(s: Shapes, most: float) -> tuple[tuple[Any, ...], int, int, int
 def fused_scan(s: Shapes) -> Call:
     inputs, batch, width, states = _scan_inputs(s, 2e6)
     h0 = _small(batch, width // 16, states, 16) if s.pick(True, False) else None
-    return Call(_OPS.selective_scan.default, (*inputs, h0, bool(s.pick(True, False))), (2, 5, 7))
+    return Call(scan._FORWARD, (*inputs, h0, bool(s.pick(True, False))), (2, 5, 7))
 
 
 def fused_scan_backward(s: Shapes) -> Call:
     inputs = _scan_inputs(s, 1e6)[0]
-    y, _, saved = _OPS.selective_scan.default(*inputs, None, True)
-    return Call(_OPS.selective_scan_backward.default, (torch.ones_like(y), None, *inputs, saved), (4, 7, 9))
+    y, _, saved = scan._FORWARD(*inputs, None, True)
+    return Call(scan._BACKWARD, (torch.ones_like(y), None, *inputs, saved), (4, 7, 9))
 
 
 def _ssd_inputs(s: Shapes, most: float) -> tuple[Any, ...]:
@@ -414,14 +415,14 @@ def fused_ssd(s: Shapes) -> Call:
     inputs = _ssd_inputs(s, 1e8)
     (batch, _, *heads), states = inputs[0].shape, inputs[3].shape[3]
     h0 = _small(batch, *heads, states) if s.pick(True, False) else None
-    return Call(_OPS.ssd_scan.default, (*inputs, h0, 0.0, float("inf"), bool(s.pick(True, False))), (2, 5, 6))
+    return Call(ssd._FORWARD, (*inputs, h0, 0.0, float("inf"), bool(s.pick(True, False))), (2, 5, 6))
 
 
 def fused_ssd_backward(s: Shapes) -> Call:
     inputs = _ssd_inputs(s, 4e7)
-    y, _, saved = _OPS.ssd_scan.default(*inputs, None, 0.0, float("inf"), True)
+    y, _, saved = ssd._FORWARD(*inputs, None, 0.0, float("inf"), True)
     args = (torch.ones_like(y), None, *inputs, saved, 0.0, float("inf"))
-    return Call(_OPS.ssd_scan_backward.default, args, (4, 7, 8))
+    return Call(ssd._BACKWARD, args, (4, 7, 8))
 
 
 def _causal(s: Shapes) -> tuple[Any, ...]:
@@ -432,12 +433,12 @@ def _causal(s: Shapes) -> tuple[Any, ...]:
 
 
 def causal_conv(s: Shapes) -> Call:
-    return Call(_OPS.causal_conv1d.default, _causal(s), (1, 2))
+    return Call(causal._FORWARD, _causal(s), (1, 2))
 
 
 def causal_conv_backward(s: Shapes) -> Call:
     x, weight, bias, state = _causal(s)
-    return Call(_OPS.causal_conv1d_backward.default, (torch.ones(x.shape), x, weight, bias, state), (2, 3))
+    return Call(causal._BACKWARD, (torch.ones(x.shape), x, weight, bias, state), (2, 3))
 
 
 _INFER = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ...kernels import Weights
 from ...kernels.conv_int8 import conv_silu
 from ...kernels.hadamard import rotate_quantize, rotate_split
 from ...kernels.mamba2_step import WEIGHTS, mamba2_step
@@ -200,7 +201,7 @@ class QuantizedMamba2(nn.Module):
         if torch.compiler.is_compiling():
             return self._collect()  # an export watches attributes
         if not self._collected or self._collected[0] is not self._buffers["norm32"]:
-            self._collected = self._collect()
+            self._collected = Weights(self._collect())
         return self._collected
 
     def _collect(self) -> list[Tensor]:
