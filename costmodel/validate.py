@@ -44,7 +44,9 @@ class Case:
         noise: mean |ln ratio| of two processes that measured it, or None.
         spread: median over processes over their minimum, less one, or None: above `MOST_SPREAD` it is not scored.
         processor: processor seconds where `measured` is wall seconds, or None.
+        size: of one sample, ``3x224x224`` or ``seq128``; empty where it is the model's own.
         setting: what differs from the usual (``bfloat16``, ``channels_last``), or empty.
+        group: part of a suite that it is of, or empty.
     """
 
     model: str
@@ -66,7 +68,9 @@ class Case:
     note: str = ""
     spread: float | None = None
     processor: float | None = None
+    size: str = ""
     setting: str = ""
+    group: str = ""
 
     @property
     def scored(self) -> bool:
@@ -84,7 +88,7 @@ class Case:
     @property
     def name(self) -> str:
         return " ".join(
-            filter(None, (self.model, self.method, self.mode, f"b{self.batch}", self.setting, self.quantity))
+            filter(None, (self.model, self.method, self.mode, f"b{self.batch}", self.size, self.setting, self.quantity))
         )
 
     @property
@@ -163,16 +167,16 @@ class Validation:
 
     @property
     def summary(self) -> dict[str, Summary]:
-        """One summary a quantity, in the order of `QUANTITIES`, of the cases that are scored."""
+        """One summary a quantity, in the order of `QUANTITIES`, of the scored cases of the first group."""
         groups: dict[str, list[Case]] = {}
         for case in self.cases:
-            if case.scored:
+            if case.scored and case.group == self.cases[0].group:
                 groups.setdefault(case.quantity, []).append(case)
         return {q: summarize(groups[q]) for q in QUANTITIES if q in groups}
 
     def as_dict(self) -> dict[str, Any]:
         """The object that ``validate --json`` prints (DESIGN.md §8)."""
-        optional = {"measured", "published", "note", "spread", "processor", "setting"}
+        optional = {"measured", "published", "note", "spread", "processor", "size", "setting", "group"}
         return {
             "schema": 1,
             "cases": [
@@ -284,9 +288,8 @@ def conformal(cases: Sequence[Case], source: str, coverage: float = 0.9) -> Inte
     n = len(cases)
     rank = math.ceil((n + 1) * coverage - 1e-9)
     if rank > n:
-        raise CostmodelError(
-            f"an interval of {coverage:.0%} needs at least {math.ceil(coverage / (1 - coverage) - 1e-9)} scored cases, not {n}"
-        )
+        needed = math.ceil(coverage / (1.0 - coverage) - 1e-9)
+        raise CostmodelError(f"an interval of {coverage:.0%} needs at least {needed} scored cases, not {n}")
     width = sorted(abs(math.log(c.truth / c.predicted)) for c in cases)[rank - 1]
     return Interval(low=-width, high=width, coverage=coverage, cases=n, kind="measured", source=source)
 

@@ -26,9 +26,11 @@ def measure(
     processes: Annotated[int, typer.Option("--processes", min=1, help="Fresh processes; their spread is noise.")] = 2,
     seconds: Annotated[float, typer.Option("--seconds", min=0.05, help="Of timing in each process.")] = 1.0,
     suite: Annotated[str | None, typer.Option("--suite", help="host: the jobs of --part, into --into.")] = None,
-    part: Annotated[str, typer.Option("--part", "--half", help="Of the suite: development, frozen, …")] = "all",
+    part: Annotated[
+        str, typer.Option("--part", "--half", help="Of the suite, such as frozen or development,variants.")
+    ] = "all",
     into: Annotated[
-        Path | None, typer.Option("--into", help="File of raw repeats: what is there counts.", metavar="FILE")
+        Path | None, typer.Option("--into", help="Where raw repeats are kept; what is there counts.", metavar="FILE")
     ] = None,
     ops: Annotated[bool, typer.Option("--ops", help="With --suite: time each op of each step instead.")] = False,
     output: Annotated[
@@ -89,7 +91,7 @@ def _suite(
     ops: bool,
 ) -> None:
     from ..errors import CostmodelError, UnknownName
-    from ..measure.host_suite import host_groups
+    from ..measure.host_suite import host_groups, host_parts, repeats_file
     from ..measure.op_times import measure_op_times
     from ..measure.suite import measure_groups
     from ._progress import bar
@@ -97,13 +99,15 @@ def _suite(
     if suite != "host":
         raise UnknownName("suite to measure alone", suite, ("host",), "(the others measure within `validate`)")
     if into is None:
-        raise CostmodelError("--suite needs --into FILE: the file that the raw repeats are kept in")
-    groups = host_groups(part, threads, dtype, allocator)
-    with bar(f"measure {part}") as progress:
-        if ops:
-            skipped = measure_op_times([job for group in groups for job in group], into, progress=progress)
-        else:
-            _, skipped = measure_groups(groups, processes=processes, seconds=seconds, into=into, progress=progress)
-    for name, why in skipped.items():
-        print(f"skipped {name}: {why}")
-    print(f"{len(groups) - len(skipped)} jobs of {part} are in {into}")
+        raise CostmodelError("--suite needs --into: the file (or folder, a file a part) that raw repeats are kept in")
+    for one in host_parts(part):
+        groups = host_groups(one, threads, dtype, allocator)
+        with bar(f"measure {one}") as progress:
+            if ops:
+                skipped = measure_op_times([job for group in groups for job in group], into, progress=progress)
+            else:
+                file = repeats_file(into, one)
+                _, skipped = measure_groups(groups, processes=processes, seconds=seconds, into=file, progress=progress)
+        for name, why in skipped.items():
+            print(f"skipped {name}: {why}")
+        print(f"{len(groups) - len(skipped)} jobs of {one} are in {into}")

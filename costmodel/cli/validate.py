@@ -27,7 +27,7 @@ def validate(
     runtime: o.RuntimeName = None,
     fit: Annotated[int | None, typer.Option("--fit", min=0, help="Fit the device to this many of the runs.")] = None,
     part: Annotated[
-        str, typer.Option("--part", "--half", help="Of the host suite: development, frozen, all, or a variant by name.")
+        str, typer.Option("--part", "--half", help="Of the host suite, such as frozen or frozen,variants.")
     ] = "all",
     threads: o.Threads = 1,
     dtype: o.Dtype = "float32",
@@ -37,7 +37,7 @@ def validate(
     into: Annotated[
         Path | None,
         typer.Option(
-            "--into", help="File of raw repeats: a stopped run goes on, a whole one is scored.", metavar="FILE"
+            "--into", help="Where raw repeats are kept: with --processes it is added to, else scored.", metavar="FILE"
         ),
     ] = None,
     ablation: Annotated[

@@ -8,12 +8,13 @@ whatever comes out.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ..errors import UnknownName
 from .job import Job
 
-__all__ = ["DEVELOPMENT", "FROZEN", "PARTS", "host_groups"]
+__all__ = ["DEVELOPMENT", "FROZEN", "PARTS", "host_groups", "host_parts", "repeats_file"]
 
 Groups = tuple[tuple[Job, ...], ...]
 
@@ -141,27 +142,41 @@ def _changed(jobs: tuple[Job, ...], **change: Any) -> tuple[Job, ...]:
 PARTS: dict[str, tuple[Job, ...]] = {
     "development": DEVELOPMENT,
     "frozen": FROZEN,
-    "all": DEVELOPMENT + FROZEN,
     "bfloat16": _changed(_MIXED, dtype="bfloat16"),
     "channels-last": _changed(_IMAGES, layout="channels_last"),
     "default-allocator": _changed(_MIXED, allocator="default"),
     "two-threads": _changed(_MIXED, threads=2),
 }
+_SEVERAL = {"all": ("development", "frozen"), "variants": tuple(PARTS)[2:]}
 
 
-def host_groups(part: str = "all", threads: int = 1, dtype: str = "float32", allocator: str = "pinned") -> Groups:
-    """The jobs of one of `PARTS`, one a process.
-
-    Args:
-        part: a half, ``all``, or a variant of some development models.
-        threads, dtype, allocator: of every job; a variant keeps its own where these are the usual ones.
+def host_parts(text: str) -> tuple[str, ...]:
+    """Names of `PARTS` from ``frozen``, ``frozen,variants`` or ``all``, in that order, each once.
 
     Raises:
         UnknownName: there is no such part.
     """
-    if part not in PARTS:
-        raise UnknownName("part of the host suite", part, PARTS)
+    names: list[str] = []
+    for word in text.split(","):
+        if word not in PARTS and word not in _SEVERAL:
+            raise UnknownName("part of the host suite", word, (*PARTS, *_SEVERAL))
+        names += _SEVERAL.get(word, (word,))
+    return tuple(dict.fromkeys(names))
+
+
+def host_groups(part: str, threads: int = 1, dtype: str = "float32", allocator: str = "pinned") -> Groups:
+    """The jobs of one of `PARTS`, one a process.
+
+    Args:
+        part: a half, or some development models run otherwise.
+        threads, dtype, allocator: of every job; what such a part changes keeps where these are the usual ones.
+    """
     asked = {"threads": threads, "dtype": dtype, "allocator": allocator}
     usual = {"threads": 1, "dtype": "float32", "allocator": "pinned"}
     change = {key: value for key, value in asked.items() if value != usual[key]}
     return tuple((job,) for job in _changed(PARTS[part], **change))
+
+
+def repeats_file(into: Path | None, part: str) -> Path | None:
+    """Where the repeats of a part are kept: `into` if it is a file of JSON lines, else a file of that folder."""
+    return into if into is None or into.suffix == ".jsonl" else into / f"{part}.jsonl"

@@ -271,7 +271,8 @@ def compare(job: Job, measured: Measured, device: Device, runtime: str | None = 
         "batch": job.batch,
         "threads": job.threads,
         "dtype": job.dtype,
-        "setting": ", ".join(filter(None, (_size_of(job), job.setting))),
+        "size": job.input_size or (f"seq{job.seq}" if job.seq else ""),
+        "setting": job.setting,
     }
     latency = Case(
         **common,
@@ -297,10 +298,6 @@ def compare(job: Job, measured: Measured, device: Device, runtime: str | None = 
         measured=float(measured.peak_live_bytes),
     )
     return [latency, live]
-
-
-def _size_of(job: Job) -> str:
-    return job.input_size or (f"seq{job.seq}" if job.seq else "")
 
 
 def measure_job(job: Job, *, processes: int = 2, seconds: float = 1.0, progress: Progress | None = None) -> Run:

@@ -47,13 +47,14 @@ def _signed(value: float) -> Cell:
 def verdict(validation: Validation) -> str:
     """The validation in one sentence."""
     s = validation.summary.get("latency_s")
+    group = f"{validation.cases[0].group} " if validation.cases and validation.cases[0].group else ""
     parts = []
     if s is not None:
         beside = [] if s.noise_floor is None else [f"noise floor {units.percent(s.noise_floor)}"]
         if s.baseline_mape is not None:
             beside.append(f"one-constant roofline {units.percent(s.baseline_mape)}")
         parts.append(
-            f"Latency is off by {units.percent(s.mape)} on average over {s.n} case{'s' if s.n != 1 else ''}"
+            f"Latency is off by {units.percent(s.mape)} on average over {s.n} {group}case{'s' if s.n != 1 else ''}"
             + (f" ({', '.join(beside)})" if beside else "")
         )
     live = validation.summary.get("peak_live_bytes")
@@ -102,7 +103,7 @@ def cases_tables(validation: Validation, most: int | None = None) -> list[Table]
     """
     tables = []
     for quantity in validation.summary:
-        cases = [c for c in validation.cases if c.quantity == quantity]
+        cases = [c for c in validation.cases if c.quantity == quantity and c.scored]
         shown = cases if most is None or len(cases) <= most else sorted(cases, key=lambda c: -abs(c.error))[:most]
         tables.append(_cases_table(quantity, shown, len(cases) - len(shown)))
     return tables
@@ -110,23 +111,34 @@ def cases_tables(validation: Validation, most: int | None = None) -> list[Table]
 
 def _cases_table(quantity: str, cases: list[Case], left_out: int) -> Table:
     form = form_of(quantity)
+    grouped = len({c.group for c in cases}) > 1
     devices = len({(c.device, c.runtime) for c in cases}) > 1
-    has = {k: any(getattr(c, k) is not None for c in cases) for k in ("baseline", "noise", "published", "measured")}
+    has = {
+        k: any(getattr(c, k) is not None for c in cases)
+        for k in ("baseline", "noise", "published", "measured", "processor")
+    }
     truth = "measured" if not has["published"] else "published" if not has["measured"] else "measured or published"
     columns = [Column("case")]
+    if grouped:
+        columns.append(Column("part"))
     if devices:
         columns.append(Column("device"))
     columns += [
         Column("predicted", True), Column("interval", True), Column(truth, True), Column("error", True),
         Column("inside"),
     ]  # fmt: skip
+    if has["processor"]:
+        columns.append(Column("processor", True))
     if has["noise"]:
         columns.append(Column("noise", True))
     if has["baseline"]:
         columns.append(Column("roofline", True))
     rows = []
     for c in cases:
-        row = [cell(c.name.removesuffix(f" {quantity}") + (f" ×{c.threads} threads" if c.threads > 1 else ""))]
+        threads = f" ×{c.threads} threads" if c.threads > 1 and not c.setting else ""
+        row = [cell(c.name.removesuffix(f" {quantity}") + threads)]
+        if grouped:
+            row.append(cell(c.group))
         if devices:
             row.append(cell(f"{c.device}, {c.runtime}"))
         row += [
@@ -136,6 +148,8 @@ def _cases_table(quantity: str, cases: list[Case], left_out: int) -> Table:
             _signed(c.error),
             cell("yes" if c.low <= c.truth <= c.high else "no"),
         ]
+        if has["processor"]:
+            row.append(cell(None) if c.processor is None else cell(form(c.processor), c.processor))
         if has["noise"]:
             row.append(_percent(c.noise))
         if has["baseline"]:

@@ -65,9 +65,10 @@ def agreement_figure(validation: Validation, quantity: str) -> Figure:
                 "marker": {"symbol": "square-open", "size": 8, "color": paint("muted")},
             }
         )
-    modes = list(dict.fromkeys(c.mode for c in cases))
-    for i, mode in enumerate(modes):
-        data.append(_agreement_trace([c for c in cases if c.mode == mode], quantity, factor, mode, f"c{i % 8}", truth))
+    for i, (group, mode) in enumerate(dict.fromkeys((c.group, c.mode) for c in cases)):
+        members = [c for c in cases if (c.group, c.mode) == (group, mode)]
+        name = f"{group}, {mode}" if group else mode
+        data.append(_agreement_trace(members, quantity, factor, name, f"c{i % 8}", truth))
     axis = {**log_ticks(low, high), "range": [short(math.log10(low)), short(math.log10(high))]}
     return {
         "data": data,
@@ -79,12 +80,12 @@ def agreement_figure(validation: Validation, quantity: str) -> Figure:
     }  # fmt: skip
 
 
-def _agreement_trace(cases: Sequence[Case], quantity: str, factor: float, mode: str, colour: str, truth: str) -> Figure:
+def _agreement_trace(cases: Sequence[Case], quantity: str, factor: float, name: str, colour: str, truth: str) -> Figure:
     form = form_of(quantity)
     trace: Figure = {
         "type": "scatter",
         "mode": "markers",
-        "name": f"predicted, {mode}",
+        "name": f"predicted, {name}",
         "x": shorts(c.truth / factor for c in cases),
         "y": shorts(c.predicted / factor for c in cases),
         "error_y": error_bar([Range(c.low, c.predicted, c.high) for c in cases], factor, colour),

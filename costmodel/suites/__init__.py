@@ -32,11 +32,11 @@ class Options:
 
     Attributes:
         runtime: of the device; its default otherwise.
-        part: of a suite that is split: ``development``, ``frozen`` or ``all``, or a group by name.
+        part: of a suite that is split, such as ``frozen`` or ``frozen,variants``: the first is what is summed up.
         threads, dtype, allocator: of the measured steps.
         processes: fresh processes a case; None is the suite's own number.
         seconds: of timing a case and process; None is the suite's own.
-        into: file of raw repeats that a run adds to and goes on from.
+        into: file of raw repeats that a run adds to and goes on from, or a folder with a file a part.
         ablation: also score the measured steps with each term of the model taken out.
         op_times: file of timed ops, for errors by algorithm class.
     """

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..device import Device
-from ..validate import MOST_SPREAD, Ablated, ClassError, Validation, class_errors
+from ..validate import MOST_SPREAD, Ablated, Case, ClassError, Validation, class_errors
 from . import Options, Progress
 
 if TYPE_CHECKING:
@@ -20,29 +20,39 @@ _STATISTIC = (
 
 
 def run(device: Device, options: Options, progress: Progress) -> Validation:
-    """Latency of each job; what each term buys and errors by class, where `options` asks for them."""
-    from ..measure.host_suite import host_groups
+    """Latency of each job, grouped by part; of the first part what each term buys, where `options` asks for it.
+
+    With a file of repeats and no number of processes, what it holds is scored and nothing is run.
+    """
+    from ..measure.host_suite import host_groups, host_parts, repeats_file
     from ..measure.suite import run_suite
 
-    measured: dict[Job, Measured] = {}
-    groups = host_groups(options.part, options.threads, options.dtype, options.allocator)
-    processes = options.processes or 2
-    found = run_suite(
-        groups,
-        device,
-        runtime=options.runtime,
-        processes=processes,
-        seconds=options.seconds or 1.0,
-        memory=False,
-        into=options.into,
-        progress=progress,
-        keep=measured.__setitem__,
-    )
-    return replace(
-        found,
-        ablation=_ablation(measured, device, options, progress) if options.ablation else (),
+    cases: list[Case] = []
+    skipped: dict[str, str] = {}
+    measured: dict[str, dict[Job, Measured]] = {}
+    parts = host_parts(options.part)
+    processes = options.processes if options.processes is not None else 0 if options.into else 2
+    for part in parts:
+        measured[part] = {}
+        found = run_suite(
+            host_groups(part, options.threads, options.dtype, options.allocator),
+            device,
+            runtime=options.runtime,
+            processes=processes,
+            seconds=options.seconds or 1.0,
+            memory=False,
+            into=repeats_file(options.into, part),
+            progress=progress,
+            keep=measured[part].__setitem__,
+        )
+        cases += [replace(case, group=part) for case in found.cases]
+        skipped |= found.skipped
+    return Validation(
+        tuple(cases),
+        skipped,
+        ablation=_ablation(measured[parts[0]], device, options, progress) if options.ablation else (),
         classes=_classes(device, options) if options.op_times else (),
-        provenance=_provenance(device, options, measured),
+        provenance=_provenance(device, options, {j: m for part in measured.values() for j, m in part.items()}),
     )
 
 
@@ -93,7 +103,7 @@ def _provenance(device: Device, options: Options, measured: dict[Job, Measured])
     fits = [f for r in device.runtime.values() for f in r.fit]
     found = {
         "statistic": _STATISTIC,
-        "part": f"{options.part}, {options.threads} thread(s), {options.dtype}, {options.allocator} allocator",
+        "parts": options.part,
         "processes a case": f"{min(counts)} to {max(counts)}",
         "repeats": f"{sum(len(r['wall_s']) for r in raw):,}, "
         f"{sum(map(sum, (r['preempted'] for r in raw))):,} of them interrupted",
