@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import _of_comparison, _of_estimate, _of_front, _of_job, _of_validation
+from . import _of_comparison, _of_estimate, _of_front, _of_job, _of_study, _of_validation
 from ._table import Cell, Column, Table, cell
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def listing(report: Report) -> list[Block]:
         skipped = _of_validation.skipped_table(v, 40)
         tables = (
             _of_validation.summary_table(v),
+            *_of_study.study_tables(v),
             *_of_validation.cases_tables(v, 40),
             *((skipped,) if skipped else ()),
         )

@@ -26,10 +26,11 @@ from ..estimate import Estimate
 from ..job import Job
 from ..pareto import Front
 from ..validate import Validation
-from . import _of_comparison, _of_estimate, _of_front, _of_job, _of_sources, _of_validation
+from . import _of_comparison, _of_estimate, _of_front, _of_job, _of_sources, _of_study, _of_validation
 from ._plotly import Figure
 from ._plots_points import agreement_figure, front_figure
 from ._plots_step import memory_figure, movement_figure, roofline_figure, waterfall_figure
+from ._plots_study import study_figures
 from ._table import Column, Table, cell
 
 if TYPE_CHECKING:
@@ -212,6 +213,8 @@ def _validation(v: Validation, figures: _Figures) -> dict[str, Any]:
     return {
         "answer": _of_validation.verdict(v),
         "summary": _of_validation.summary_table(v),
+        "study": _of_study.study_tables(v),
+        "pictures": [{"title": title, "figure": figures.add(figure)} for title, figure in study_figures(v)],
         "skipped": _of_validation.skipped_table(v, _MOST_ROWS),
         "variants": [
             {
