@@ -15,8 +15,11 @@ __all__ = ["price_gpu"]
 def price_gpu(table: OpTable, distance: F8, rates: GpuRates) -> tuple[F8, F8]:
     """Price each op.
 
-        waves = ceil(tiles / SMs);  utilisation = max(gamma - alpha / waves, least), at most 1
+        waves = max(tiles / SMs, 1);  utilisation = max(gamma - alpha / waves, least), at most 1
         t = max(floor · calls, work · work_s / utilisation, bytes from L2 and DRAM)
+
+    Waves are not rounded up: with `ceil`, the step from one wave to two raises utilisation at once and a larger batch
+    would be priced as faster. For waves of at least ``2 alpha / gamma`` the time grows with the work.
 
     Args:
         table: n ops; an op with no work and no bytes launches nothing.
@@ -31,7 +34,7 @@ def price_gpu(table: OpTable, distance: F8, rates: GpuRates) -> tuple[F8, F8]:
     parts = np.zeros((n, 4))
     for i in range(n):
         k = table.kind[i]
-        waves = np.ceil(max(table.tiles[i], 1.0) / rates.sms)
+        waves = max(table.tiles[i] / rates.sms, 1.0)
         utilisation = min(max(rates.gamma[k] - rates.alpha[k] / waves, rates.least), 1.0)
         parts[i, 1] = table.work[i] * rates.work_s[k, table.unit[i]] / utilisation
         touched = 0.0

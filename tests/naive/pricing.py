@@ -65,7 +65,7 @@ def price_gpu(table: Any, distance: Any, rates: Any) -> list[float]:
     seconds = []
     for i in range(len(table.kind)):
         k = table.kind[i]
-        waves = math.ceil(max(table.tiles[i], 1) / rates.sms)
+        waves = max(table.tiles[i] / rates.sms, 1.0)
         use = min(1.0, max(rates.least, rates.gamma[k] - rates.alpha[k] / waves))
         compute = table.work[i] * rates.work_s[k][table.unit[i]] / use
         near = sum(b * (1 - beyond(distance[u], rates.l2_bytes)) for u, b, _ in uses_of(table, i))
