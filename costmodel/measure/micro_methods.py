@@ -28,12 +28,12 @@ def _tiling(s: Shapes, prefix: int) -> Tiling:
 
 
 def _lbp_sizes(s: Shapes, prefix: int) -> tuple[Tiling, int, int, int]:
-    """Tiling, images, channels in and out of a layer of at most 3 GFLOPs a product."""
+    """Tiling, images, channels in and out of a layer of 10 MFLOPs to 3 GFLOPs a product, in whole vectors."""
     while True:
         tiling, images = _tiling(s, prefix), s.pick(1, 2, 4, 8, 16, 32)
-        inputs, outputs = s.channels(32, 2048), s.channels(32, 2048)
+        inputs, outputs = s.size(32, 2048, 16), s.size(32, 2048, 16)
         rows = max(images * tiling.tokens, tiling.rows(images))
-        if 2 * rows * inputs * outputs < 3e9 and rows * max(inputs, outputs) < 6e6:
+        if 1e7 < 2 * rows * inputs * outputs < 3e9 and rows * max(inputs, outputs) < 6e6:
             return tiling, images, inputs, outputs
 
 
@@ -78,8 +78,11 @@ _EPS = 1e-5
 
 
 def _map(s: Shapes) -> Tensor:
-    b, c, h = s.image(4e6)
-    return s.tensor(b, c, h, h)
+    """A feature map of a trained block: 80 kB to 16 MB."""
+    while True:
+        b, c, h = s.image(4e6)
+        if b * c * h * h > 2e4:
+            return s.tensor(b, c, h, h)
 
 
 def _vectors(s: Shapes, channels: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
