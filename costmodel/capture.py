@@ -7,35 +7,28 @@ reference goes, which is when the allocator gets it back in a real run.
 
 from __future__ import annotations
 
-import copy
 import logging
 import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._library.custom_ops import CustomOpDef
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeCopyMode,
-    FakeTensorMode,
-    UnsupportedOperatorException,
-)
+from torch._subclasses.fake_tensor import FakeTensorMode, UnsupportedOperatorException
 from torch.nn.modules import module as module_hooks
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import kernels as _kernels  # noqa: F401  registers our custom ops, so that saved models resolve them
 from .errors import CaptureError, CostmodelError
+from .fakes import DATA_DEPENDENT, Values, fake_inputs, fake_model
 from .graph import GraphMeta, OpGraph
 from .inplace import accumulate_in_place
 from .models.step import Loss, Step, as_call, make_step
 
-__all__ = ["Recorder", "capture", "capture_step"]
+__all__ = ["Recorder", "capture"]
 
 # Bookkeeping of the dispatcher and of profilers: no work, no memory.
 IGNORED_NAMESPACES = frozenset({"prim", "profiler"})
@@ -55,9 +48,10 @@ _FAKE_LOG = logging.getLogger("torch._subclasses.fake_tensor")
 class Recorder(TorchDispatchMode):
     """Records every op into an `OpGraph`, and every storage's birth and death."""
 
-    def __init__(self, graph: OpGraph) -> None:
+    def __init__(self, graph: OpGraph, values: Values | None = None) -> None:
         super().__init__()
         self.graph = graph
+        self.values = values or Values()
         self.phase = "forward"
         self.modules: list[str] = [""]
         self.paused = False
@@ -153,10 +147,12 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        schema = None if self.paused else self._schema(func)
+        schema = self._schema(func)
         if schema is None:
             return func(*args, **kwargs)
         name, argument_names, written = schema
+        if self.paused:
+            return self.values.run(func, args, kwargs, writes=bool(written))
         inputs: list[int] = []
         rewritten: list[int] = []
         attrs: dict[str, Any] = {}
@@ -166,11 +162,12 @@ class Recorder(TorchDispatchMode):
             into = rewritten if argument_names.index(key) in written else None
             self._argument(key, value, inputs, attrs, into)
         try:
-            result = func(*args, **kwargs)
-        except (DataDependentOutputException, DynamicOutputShapeException) as error:
+            result = self.values.run(func, args, kwargs, writes=bool(written))
+        except DATA_DEPENDENT as error:
             raise CaptureError(
                 f"{name} in module {self.modules[-1] or '(root)'!r} reads a tensor's values to decide what runs next; "
-                "a step whose ops depend on data has no one cost: make that branch static, or trace a part without it"
+                "a step whose ops depend on weights and activations has no one cost: make that branch static, or trace "
+                "a part without it"
             ) from error
         except UnsupportedOperatorException as error:
             raise CaptureError(
@@ -243,43 +240,6 @@ def _plain(value: Any) -> Any:
     return None
 
 
-# The model on fake tensors
-
-
-def _fake_model(model: nn.Module, mode: FakeTensorMode) -> nn.Module:
-    """A copy of the model whose parameters, buffers and other tensors are fake; meta tensors become CPU ones."""
-    memo: dict[int, Any] = {}
-    with mode:
-        for tensor in (*model.parameters(), *model.buffers()):
-            if tensor.device.type != "cpu" and id(tensor) not in memo:
-                like = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
-                if isinstance(tensor, nn.Parameter):
-                    like = nn.Parameter(like, requires_grad=tensor.requires_grad)
-                memo[id(tensor)] = like
-    for module in model.modules():  # an op is one in the process; torch's cannot be copied
-        memo |= {id(value): value for value in vars(module).values() if isinstance(value, CustomOpDef)}
-    with FakeCopyMode(mode):
-        try:
-            return copy.deepcopy(model, memo)
-        except (TypeError, RuntimeError) as error:
-            raise CaptureError(
-                f"{type(model).__name__} cannot be copied onto fake tensors ({error}); "
-                "detach the tensors and open files that it holds"
-            ) from error
-
-
-def _fake_inputs(inputs: Any, mode: FakeTensorMode) -> Any:
-    def convert(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        if leaf.device.type == "meta":
-            with mode:
-                return torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype, device="cpu")
-        return mode.from_tensor(leaf, static_shapes=True)
-
-    return pytree.tree_map(convert, inputs)
-
-
 @contextmanager
 def _module_stack(model: nn.Module, recorder: Recorder) -> Iterator[None]:
     """Keep `recorder.modules` at the dotted path of the module whose forward runs."""
@@ -329,18 +289,22 @@ def capture(
         name, method: what to call the model and the method in reports.
 
     Returns:
-        The graph of a step in steady state: the optimizer's state exists before it.
+        The graph of a step in steady state: the optimizer's state exists before it. What the values of the inputs
+        decide is decided; where the size of a result depends on activations (boxes above a threshold), the largest
+        that it can be is traced and `graph.meta.assumed` says so.
 
     Raises:
-        CaptureError: the step depends on tensor values, or an op has no fake implementation; names the op.
+        CaptureError: which ops run depends on activations, or an op has no fake implementation; names the op.
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    fake_inputs = _fake_inputs(as_call(inputs), fake)
-    copied = _fake_model(model, fake)
-    with fake, _errors_named(copied):
+    recorder = Recorder(OpGraph(), Values())
+    faked = fake_inputs(as_call(inputs), fake, recorder.values)
+    copied = fake_model(model, fake, recorder.values)
+    recorder.paused = True  # what the step needs before it starts: a cache to decode with
+    with fake, recorder, _errors_named(copied):
         step = make_step(
             copied,
-            fake_inputs,
+            faked,
             mode=mode,
             optimizer=optimizer,
             loss=loss,
@@ -348,13 +312,16 @@ def capture(
             accumulate=accumulate,
             keep_gradients=keep_gradients,
         )
-    return capture_step(step, fake, name=name or type(model).__name__, method=method, optimizer=optimizer)
+    recorder.paused = False
+    return _record(step, fake, recorder, name=name or type(model).__name__, method=method, optimizer=optimizer)
 
 
-def capture_step(step: Step, fake: FakeTensorMode, *, name: str, method: str | None, optimizer: Any) -> OpGraph:
+def _record(
+    step: Step, fake: FakeTensorMode, recorder: Recorder, *, name: str, method: str | None, optimizer: Any
+) -> OpGraph:
     """Trace a step whose tensors are already fake under `fake`."""
     floats = [p.dtype for p in step.model.parameters() if p.is_floating_point()]
-    graph = OpGraph(
+    graph = recorder.graph = OpGraph(
         meta=GraphMeta(
             model=name,
             mode=step.mode,
@@ -369,7 +336,6 @@ def capture_step(step: Step, fake: FakeTensorMode, *, name: str, method: str | N
             producer=f"torch {torch.__version__}",
         )
     )
-    recorder = Recorder(graph)
     _declare(recorder, step)
 
     @contextmanager
@@ -388,6 +354,8 @@ def capture_step(step: Step, fake: FakeTensorMode, *, name: str, method: str | N
         else:
             result = _train(recorder, step)
     recorder.close()
+    assumed = ", ".join(f"{op} ×{n}" for op, n in recorder.values.assumed.most_common())
+    graph.meta = replace(graph.meta, assumed=assumed)
     graph.storage_death = [len(graph) if d == -2 else d for d in graph.storage_death]
     del result
     return graph
@@ -426,7 +394,7 @@ def _errors_named(model: nn.Module) -> Iterator[None]:
         yield
     except CostmodelError:
         raise
-    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+    except DATA_DEPENDENT as error:
         raise CaptureError(
             f"{type(model).__name__} reads a tensor's values to decide what runs next ({error}); "
             "make that branch static, or trace a part without it"

@@ -68,6 +68,7 @@ class GraphMeta:
     dtype: str = "float32"
     optimizer: str | None = None
     producer: str = ""
+    assumed: str = ""  # ops whose result's size depends on activations, traced at the most that they can give
 
     def as_dict(self) -> dict[str, Any]:
         return {k: getattr(self, k) for k in self.__dataclass_fields__}

@@ -408,22 +408,24 @@ class Branching(nn.Module):
         self.inner.forward = self.decide  # type: ignore[method-assign]
 
     def decide(self, x: Tensor) -> Tensor:
-        return x if x.sum() > 0 else -x
+        y = x * self.inner[0].weight[0]
+        return y if y.sum() > 0 else -y
 
     def forward(self, x: Tensor) -> Tensor:
         return self.inner(x)
 
 
-class Selecting(Branching):
+class Repeating(Branching):
     def decide(self, x: Tensor) -> Tensor:
-        return x[x > 0]
+        y = x * self.inner[0].weight[0]
+        return x.repeat_interleave((y > 0).sum(1), 0)
 
 
 @pytest.mark.parametrize(
     ("model", "message"),
     [
         (Branching, r"aten::_local_scalar_dense in module 'inner' reads a tensor's values"),
-        (Selecting, r"aten::nonzero in module 'inner' reads a tensor's values|aten::index.* in module 'inner'"),
+        (Repeating, r"aten::repeat_interleave.* in module 'inner' reads a tensor's values"),
         (lambda: CustomOp(no_fake), r"no fake impl.* registered for .*capturetest::no_fake.*register_fake"),
         (lambda: nn.Linear(7, 8), r"Linear cannot run this step: RuntimeError: .*\[4, 8\] X \[7, 8\]"),
         (lambda: nn.Embedding(4, 4), r"Embedding cannot run this step: RuntimeError"),

@@ -317,6 +317,23 @@ def embedding_bag(op: OpSpec) -> Cost:
     return Cost(moved, "embedding", terms=terms, read=(moved * table.itemsize, *rest))
 
 
+def embedding_bag_backward(op: OpSpec) -> Cost:
+    """A table of zeros, and for each index the gradient of its bag added to a row.
+
+    The offsets say the bags, so an index has as many elements as the gradient has columns.
+
+    >>> from .spec import TensorSpec, op
+    >>> ins = [(2, 64), TensorSpec((10,), "int64"), TensorSpec((2,), "int64")]
+    >>> embedding_bag_backward(op("aten::_embedding_bag_backward", ins, [(1000, 64)], mode=0)).flops
+    640
+    """
+    g, indices, table = op.inputs[0], op.inputs[1], op.outputs[0]
+    added = indices.numel * g.shape[-1]
+    terms = {"n": float(added), "table": float(table.numel), "rows": float(indices.numel)}
+    written = table.nbytes + added * g.itemsize
+    return Cost(added, "embedding_backward", terms=terms, write=(written, *(t.nbytes for t in op.outputs[1:])))
+
+
 def triangle(op: OpSpec) -> Cost:
     """A triangle of the source, zeros beside it.
 
@@ -387,6 +404,7 @@ FORMULAS: dict[str, Callable[[OpSpec], Cost]] = {
     **_named("embedding", embedding),
     **_named("embedding_dense_backward embedding_backward", embedding_backward),
     **_named("embedding_bag _embedding_bag _embedding_bag_forward_only", embedding_bag),
+    **_named("_embedding_bag_backward _embedding_bag_dense_backward", embedding_bag_backward),
     **_named("tril triu tril_ triu_ diag diag_embed one_hot", triangle),
     **_named("_local_scalar_dense item", scalar_read),
 }  # fmt: skip

@@ -45,6 +45,6 @@ be edited. **A transformers architecture** is one more line in `transformers_zoo
 
 from .aliases import resolve_alias
 from .inputs import Loaded
-from .load import available, load_model
+from .load import architectures, available, load_model
 
-__all__ = ["Loaded", "available", "load_model", "resolve_alias"]
+__all__ = ["Loaded", "architectures", "available", "load_model", "resolve_alias"]

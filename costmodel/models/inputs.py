@@ -56,6 +56,7 @@ class Wanted:
         seq: tokens; None: the model's own.
         dtype: of parameters, buffers and inputs that are floating point.
         device: ``cpu``, or ``meta`` for shapes without memory.
+        input_device: the same for the inputs: on ``cpu`` they have values, which may decide what runs.
     """
 
     mode: str = "infer"
@@ -64,21 +65,32 @@ class Wanted:
     seq: int | None = None
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
+    input_device: str = "cpu"
 
     @classmethod
-    def of(cls, mode: str, batch: int, input_size: str | None, seq: int | None, dtype: str, device: str) -> Wanted:
+    def of(
+        cls,
+        mode: str,
+        batch: int,
+        input_size: str | None,
+        seq: int | None,
+        dtype: str,
+        device: str,
+        input_device: str | None = None,
+    ) -> Wanted:
         """Check what the command line gives; raises with what is allowed."""
         if mode not in MODES:
             raise UnknownName("mode", mode, MODES)
         if dtype not in DTYPES:
             raise UnknownName("dtype", dtype, DTYPES, hint="(int8 and int4 are methods: --method quamba)")
-        if device not in DEVICES:
-            raise UnknownName("place to build a model", device, DEVICES)
+        for place in (device, input_device or device):
+            if place not in DEVICES:
+                raise UnknownName("place to build a model", place, DEVICES)
         for name, value in (("batch", batch), ("seq", seq)):
             if value is not None and value < 1:
                 raise CostmodelError(f"{name} must be at least 1, not {value}")
         size = None if input_size is None else parse_size(input_size)
-        return cls(mode, batch, size, seq, DTYPES[dtype], device)
+        return cls(mode, batch, size, seq, DTYPES[dtype], device, input_device or device)
 
 
 def parse_size(text: str) -> tuple[int, ...]:
@@ -95,13 +107,13 @@ def parse_size(text: str) -> tuple[int, ...]:
 
 def image(wanted: Wanted, *size: int) -> Tensor:
     """Normal noise of shape [batch, *size], float32 (`load_model` converts it)."""
-    return torch.randn(wanted.batch, *size, device=wanted.device)
+    return torch.randn(wanted.batch, *size, device=wanted.input_device)
 
 
 def token_ids(wanted: Wanted, vocab: int, seq: int) -> Tensor:
     """Uniform token ids, int64 [batch, seq]; [batch, 1] in ``decode``, where a step reads one token."""
     length = 1 if wanted.mode == "decode" else seq
-    return torch.randint(vocab, (wanted.batch, length), device=wanted.device)
+    return torch.randint(vocab, (wanted.batch, length), device=wanted.input_device)
 
 
 def make_on(device: str, make: Callable[[], nn.Module]) -> nn.Module:

@@ -16,10 +16,12 @@ from torch.utils import _pytree as pytree
 from ..errors import CostmodelError, MissingExtra
 from .inputs import Loaded, Wanted, unknown
 
-__all__ = ["FAMILIES", "available", "load_model"]
+__all__ = ["FAMILIES", "architectures", "available", "load_model"]
 
 # A family is a file of this folder with `build(name, options, wanted)` and `names()`.
 FAMILIES = {"transformers": "transformers_zoo", "timm": "timm_zoo", "torchvision": "torchvision_zoo", "own": "own"}
+# Where a library's every architecture is listed, with `names()` and `family_of(name)`.
+REGISTERS = {"timm": "timm_zoo", "torchvision": "torchvision_zoo", "transformers": "transformers_classes"}
 
 
 def load_model(
@@ -32,6 +34,7 @@ def load_model(
     dtype: str = "float32",
     seed: int = 0,
     device: str = "cpu",
+    input_device: str | None = None,
 ) -> Loaded:
     """The model that `spec` names, with random weights, and inputs to call it with.
 
@@ -46,6 +49,7 @@ def load_model(
         dtype: float32, float16, bfloat16 or float64, of the model and of its floating-point inputs.
         seed: of weights and inputs; the global generator is left as it was.
         device: ``cpu``, or ``meta``: shapes and dtypes, no memory and no values.
+        input_device: the same for the inputs; where the model is if None.
 
     Raises:
         UnknownName: no such model, setting, mode or dtype; names what is near.
@@ -53,7 +57,7 @@ def load_model(
         FileError: a file that cannot be used; says which and why.
         CostmodelError: a setting that this model does not have.
     """
-    wanted = Wanted.of(mode, batch, input_size, seq, dtype, device)
+    wanted = Wanted.of(mode, batch, input_size, seq, dtype, device, input_device)
     build, name, options = _door(spec)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -79,6 +83,12 @@ def available(families: Iterable[str] | None = None) -> dict[str, list[str]]:
         except MissingExtra:
             found[family] = []
     return found
+
+
+def architectures(library: str) -> dict[str, str]:
+    """Every architecture that the installed `library` has, and the family that it counts as one of."""
+    register = import_module(f".{REGISTERS[library]}", __package__)
+    return {name: str(register.family_of(name)) for name in register.names()}
 
 
 def _door(spec: str) -> tuple[Callable[..., Loaded], str, dict[str, Any]]:
@@ -135,4 +145,4 @@ def _convert(leaf: Any, wanted: Wanted) -> Any:
         return leaf
     if leaf.is_floating_point() and wanted.dtype is not torch.float32:
         leaf = leaf.to(wanted.dtype)
-    return leaf.to(wanted.device)
+    return leaf.to(wanted.input_device)

@@ -64,6 +64,8 @@ def default_loss(output: Any, step: Step) -> Tensor:
     own = getattr(output, "loss", None)
     if isinstance(own, Tensor):
         return own
+    if isinstance(output, dict) and output and all(_is_float(t) and t.dim() == 0 for t in output.values()):
+        return torch.stack(list(output.values())).sum()  # a detector in training: its losses by name
     logits = getattr(output, "logits", None)
     if logits is None and isinstance(output, Tensor) and (output.dim() == 2 or step.reads_tokens):
         logits = output
@@ -120,7 +122,10 @@ class Step:
 
     @property
     def batch(self) -> int:
-        """Size of the first dimension of the first input tensor; 1 if there is none."""
+        """Size of the first dimension of the first input tensor, images in a list of them; 1 if there is none."""
+        first = next(iter(self.args), None)
+        if isinstance(first, (list, tuple)) and first and all(isinstance(t, Tensor) and t.dim() == 3 for t in first):
+            return len(first)
         for leaf in pytree.tree_leaves((self.args, self.kwargs)):
             if isinstance(leaf, Tensor) and leaf.dim():
                 return int(leaf.shape[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 
@@ -11,12 +12,21 @@ from ..errors import CostmodelError
 from ._compat import require
 from .inputs import Loaded, Wanted, image, make_on, refuse, unknown
 
-__all__ = ["build", "current_name", "names"]
+__all__ = ["build", "current_name", "family_of", "names"]
 
 
 def names() -> list[str]:
     """Every architecture of the installed timm, without pretrained tags."""
     return list(require("timm").list_models())
+
+
+def family_of(name: str) -> str:
+    """The file of timm that defines `name`, and the word that the name starts with."""
+    require("timm")
+    from timm.models import _registry
+
+    word = re.match(r"[a-z]+", name)
+    return f"{_registry._model_to_module[name]}.{word.group() if word else name}"
 
 
 def current_name(name: str) -> str | None:

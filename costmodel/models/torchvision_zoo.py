@@ -6,13 +6,14 @@ import inspect
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import CostmodelError
 from ._compat import require
 from .inputs import Loaded, Wanted, image, make_on, refuse, unknown
 
-__all__ = ["build", "names"]
+__all__ = ["build", "family_of", "names"]
 
 _KINDS = ("segmentation", "detection", "video", "optical_flow", "quantization")
 # [C, H, W] or [C, T, H, W] where the published weights do not say a crop: torchvision's own reference recipes.
@@ -34,6 +35,12 @@ def names() -> list[str]:
     return list(list_models())
 
 
+def family_of(name: str) -> str:
+    """The file of torchvision that defines `name`."""
+    torchvision = require("torchvision")
+    return str(torchvision.models.get_model_builder(name).__module__)
+
+
 def build(name: str, options: dict[str, Any], wanted: Wanted) -> Loaded:
     """The torchvision model `name` with ``weights=None``; detectors get a list of images, RAFT two."""
     torchvision = require("torchvision")
@@ -47,7 +54,7 @@ def build(name: str, options: dict[str, Any], wanted: Wanted) -> Loaded:
     if len(size) != len(_SIZES[kind]):
         raise CostmodelError(f"{spec} takes {len(_SIZES[kind])} numbers such as {'x'.join(map(str, _SIZES[kind]))}")
     model = _create(torchvision, name, builder, kind, options, wanted, size)
-    return Loaded(spec, model, _inputs(kind, size, wanted), {}, "image", f"torchvision {torchvision.__version__}")
+    return Loaded(spec, model, _inputs(kind, name, size, wanted), {}, "image", f"torchvision {torchvision.__version__}")
 
 
 def _own_size(torchvision: Any, name: str, kind: str) -> tuple[int, ...]:
@@ -81,9 +88,16 @@ def _create(
     if "image_size" in _takes(torchvision, builder) and wanted.input_size is not None:
         settings.setdefault("image_size", size[-1])
     try:
-        return make_on(wanted.device, partial(torchvision.models.get_model, name, **settings))
+        model = make_on(wanted.device, partial(torchvision.models.get_model, name, **settings))
     except TypeError as error:
         raise CostmodelError(f"torchvision:{name} does not take {options}: {error}") from error
+    for module in model.modules():
+        if hasattr(module, "cell_anchors"):  # plain tensors, whose values a meta device would lose
+            with torch.device("cpu"):
+                module.cell_anchors = [
+                    module.generate_anchors(s, r) for s, r in zip(module.sizes, module.aspect_ratios)
+                ]
+    return model
 
 
 def _takes(torchvision: Any, builder: Any) -> set[str]:
@@ -93,11 +107,29 @@ def _takes(torchvision: Any, builder: Any) -> set[str]:
     return set()
 
 
-def _inputs(kind: str, size: tuple[int, ...], wanted: Wanted) -> tuple[Any, ...]:
+def _inputs(kind: str, name: str, size: tuple[int, ...], wanted: Wanted) -> tuple[Any, ...]:
     batch = image(wanted, *size)
     if kind == "detection":
         images: list[Tensor] = list(batch)
-        return (images,)
+        if wanted.mode != "train":
+            return (images,)
+        return images, [_target(name, *size[-2:]) for _ in images]
     if kind == "optical_flow":
         return batch, image(wanted, *size)
     return (batch,)
+
+
+OBJECTS = 8  # in each image of a detector's training step; COCO has 7 on average (Lin et al. 2014, section 5)
+
+
+def _target(name: str, height: int, width: int) -> dict[str, Tensor]:
+    """What a detector trains on: boxes of growing size, their classes, and masks or key points where it has them."""
+    far = torch.linspace(0.2, 0.9, OBJECTS)
+    near = torch.full((OBJECTS,), 0.1)
+    boxes = torch.stack((near * width, near * height, far * width, far * height), 1)
+    target = {"boxes": boxes, "labels": torch.ones(OBJECTS, dtype=torch.long)}
+    if name.startswith("maskrcnn"):
+        target["masks"] = torch.ones(OBJECTS, height, width, dtype=torch.uint8)
+    if name.startswith("keypointrcnn"):
+        target["keypoints"] = torch.ones(OBJECTS, 17, 3)
+    return target

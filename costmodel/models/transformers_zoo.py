@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ..errors import CostmodelError, FileError
+from . import transformers_classes
 from ._compat import require
 from .inputs import Loaded, Wanted, image, make_on, refuse, token_ids, unknown
 
@@ -260,6 +261,8 @@ def build(name: str, options: dict[str, Any], wanted: Wanted) -> Loaded:
     """The architecture `name` with random weights, or the checkpoint in the folder `name`."""
     transformers = require("transformers")
     spec = f"transformers:{name}"
+    if name not in ARCHITECTURES and transformers_classes.is_class(name):
+        return transformers_classes.build(name, options, wanted)
     if _is_folder(name):
         folder = Path(name).expanduser()
         config, model_class = _read_folder(transformers, folder)

@@ -13,7 +13,8 @@ from typing import Any
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from costmodel.capture import _fake_inputs, _fake_model, capture
+from costmodel.capture import capture
+from costmodel.fakes import fake_inputs, fake_model
 from costmodel.models import load_model
 from costmodel.models.step import as_call, make_step
 
@@ -29,10 +30,10 @@ REPEATS = 5
 def count_flops(model: Any, inputs: Any) -> None:
     """A step under torch's counter, on fake tensors."""
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    fake_inputs = _fake_inputs(as_call(inputs), fake)
-    copied = _fake_model(model, fake)
+    faked = fake_inputs(as_call(inputs), fake)
+    copied = fake_model(model, fake)
     with fake:
-        step = make_step(copied, fake_inputs, mode="train")
+        step = make_step(copied, faked, mode="train")
         with FlopCounterMode(display=False):
             step.run()
 
