@@ -118,8 +118,10 @@ def _key(job: Job) -> str:
 def _tracer() -> str:
     """A digest of what makes traces: after a change of it, older ones are not read."""
     digest = hashlib.sha256()
-    for name in ("capture.py", "fakes.py", "graph.py", "inplace.py", "models/step.py"):
-        digest.update((Path(__file__).parents[1] / name).read_bytes())
+    package = Path(__file__).parents[1]
+    for pattern in ("capture.py", "fakes.py", "graph.py", "inplace.py", "models/step.py"):
+        for path in package.glob(pattern):
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
