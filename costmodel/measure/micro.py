@@ -136,6 +136,8 @@ def _run(path: Path, points: int, train: bool, threads: int, dtype: torch.dtype,
     gc.disable()
     end = time.monotonic() + seconds
     with open(path, "a") as file, torch.no_grad():
+        if path.stat().st_size and not path.read_bytes().endswith(b"\n"):
+            file.write("\n")  # a line that a kill cut off takes none with it
         for n, (name, seed) in enumerate(todo):
             if time.monotonic() > end:
                 break
