@@ -8,7 +8,7 @@ on the other models: what is left when the bias is taken away.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
@@ -27,6 +27,10 @@ from .validate import Ablated
 __all__ = ["Measurement", "Variant", "ablate", "variants"]
 
 Refit = Callable[[], Fit]
+_FAR = 1e18  # bytes: beyond any cache
+# What every op paid of its cold code before it had a distance of its own (reports/diary.md: kappa).
+_SHARE = 0.2
+_LEVELS = ("L2", "L3", "dram")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,13 +54,13 @@ class Variant:
         name: what was done.
         cost: change to every formula, which is then fitted again; None changes none.
         fit: change to the fitted constants.
-        distance: change to the reuse distances of a lowered graph.
+        distances: of a lowered graph, those that are other: ``distance`` of operands, ``code_distance`` of ops.
     """
 
     name: str
     cost: Callable[[Cost], Cost] | None = None
     fit: Callable[[Fit], Fit] = lambda fit: fit
-    distance: Callable[[Lowered], F8] | None = None
+    distances: Callable[[Lowered], dict[str, F8]] = lambda _: {}
 
 
 def variants() -> tuple[Variant, ...]:
@@ -66,10 +70,15 @@ def variants() -> tuple[Variant, ...]:
         Variant("without algorithm branches (a class a family, fitted again)", cost=_family_only),
         Variant("without the posynomial (one term a class, fitted again)", cost=_one_term),
         Variant("without cold code", fit=_without_cold),
-        Variant("cold code always (kappa 1)", fit=lambda fit: fit.model_copy(update={"kappa": 1.0})),
-        Variant("cache levels by an op's own footprint", distance=_own_footprint),
-        Variant("without cache levels", distance=lambda lowered: np.zeros(len(lowered.table.use_bytes))),
-        Variant("everything from DRAM", distance=lambda lowered: np.full(len(lowered.table.use_bytes), 1e18)),
+        Variant(f"a fixed share of cold code ({_SHARE:g} of the coldest)", fit=_fixed_share),
+        Variant("all code cold", distances=lambda lowered: {"code_distance": np.full(len(lowered.graph), _FAR)}),
+        Variant(
+            "cache levels by an op's own footprint", distances=lambda lowered: {"distance": _own_footprint(lowered)}
+        ),
+        Variant("without cache levels", distances=lambda lowered: {"distance": np.zeros_like(lowered.table.use_bytes)}),
+        Variant(
+            "all data from DRAM", distances=lambda lowered: {"distance": np.full_like(lowered.table.use_bytes, _FAR)}
+        ),
         Variant("without the factor of the whole", fit=lambda fit: fit.model_copy(update={"whole": {}})),
     )
 
@@ -86,7 +95,26 @@ def _one_term(cost: Cost) -> Cost:
 
 
 def _without_cold(fit: Fit) -> Fit:
-    return fit.model_copy(update={"kinds": {k: v.model_copy(update={"cold_s": 0.0}) for k, v in fit.kinds.items()}})
+    return fit.model_copy(
+        update={"kinds": {k: v.model_copy(update={"cold_s": type(v.cold_s)()}) for k, v in fit.kinds.items()}}
+    )
+
+
+def _fixed_share(fit: Fit) -> Fit:
+    """Every op pays one share of what it pays with its code in DRAM, wherever its code is."""
+    kinds = {}
+    for name, kind in fit.kinds.items():
+        cold: Mapping[str, float] | float = kind.cold_s
+        if isinstance(cold, Mapping):
+            most = max(cold.values(), default=0.0)
+            kind = kind.model_copy(update={"cold_s": dict.fromkeys(_LEVELS, _SHARE * most)})
+        kinds[name] = kind
+    return fit.model_copy(update={"kinds": kinds})
+
+
+def _of_nets(fit: Fit) -> dict[str, object]:
+    """What a calibration takes from whole nets, which a fit of isolated ops does not have."""
+    return {name: getattr(fit, name) for name in ("kappa", "whole") if name in Fit.model_fields}
 
 
 def _own_footprint(lowered: Lowered) -> F8:
@@ -137,7 +165,7 @@ def ablate(
         with around:
             fit = base
             if variant.cost is not None and refit is not None:
-                fit = refit().model_copy(update={"kappa": base.kappa, "whole": base.whole})
+                fit = refit().model_copy(update=_of_nets(base))
             one = _with_only(device, name, variant.fit(fit))
             rows += _rows(variant.name, measured, [_price(m.graph, one, name, threads, variant) for m in measured])
     one = _with_only(device, name, base)
@@ -154,8 +182,7 @@ def _with_only(device: Device, runtime: str, fit: Fit) -> Device:
 
 def _price(graph: OpGraph, device: Device, runtime: str, threads: int, variant: Variant) -> float:
     fused = fuse(lower(graph, threads), device.runtime[runtime].fuse, workspaces=True)
-    if variant.distance is not None:
-        fused.lowered.__dict__["distance"] = variant.distance(fused.lowered)  # in the place of the cached property
+    fused.lowered.__dict__.update(variant.distances(fused.lowered))  # in the place of the cached properties
     seconds, *_ = price_ops(fused, device, device.runtime[runtime])
     return float(seconds.sum())
 
