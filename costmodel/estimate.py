@@ -22,8 +22,9 @@ from .lower import (
     class_scale_of,
     cpu_rates,
     gpu_rates,
-    group_calls,
     levels_of,
+    loop_s,
+    looped,
     lower,
     packing_s,
     peak_flops_per_s,
@@ -297,9 +298,9 @@ def price_ops(fused: Fused, device: Device, runtime: Runtime) -> tuple[F8, F8, t
         from .core.cpu import BOUNDS, price_cpu
 
         rates = cpu_rates(device, runtime, lowered)
-        seconds, parts = price_cpu(lowered.table, lowered.distance, rates)
-        calls = group_calls(lowered, runtime) * ~fused.joined
-        more = parts[:, 0] * (calls - 1.0)  # a loop over groups calls more often, a fused op not at all
+        seconds, parts = price_cpu(looped(lowered, runtime), lowered.distance, rates)
+        # a loop over groups calls more often, a fused op not at all
+        more = np.where(fused.joined, -parts[:, 0], loop_s(lowered, runtime))
         pack = packing_s(lowered, runtime)
         seconds += more + pack
         parts[:, 0] += more
