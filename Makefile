@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 TORCH  := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint validate bench coverage clean
+.PHONY: demo test lint validate bench coverage fuzz matrix docs clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -33,6 +33,18 @@ validate: $(STAMP)
 
 bench: $(STAMP)
 	for b in tests/benchmarks/bench_*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
+
+# the long form of tests/test_fuzz.py: an hour on one core
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz.fuzz $(or $(COUNT),10000) $(KINDS)
+
+# supported versions, an environment each: writes reports/versions.md
+matrix: $(STAMP)
+	$(BIN)/python tests/matrix.py $(CASES)
+
+# runs every command on the pages of reports/docs and writes what they print; builds the API reference
+docs: $(STAMP)
+	$(BIN)/python reports/docs/build.py $(PAGES)
 
 clean:
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
