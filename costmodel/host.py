@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from .errors import CostmodelError
 from .graph import write_atomic
 from .toml import dumps
 
-__all__ = ["cpu_name", "detect", "quick_peaks", "with_peaks", "write_host_profile"]
+__all__ = ["ALLOW_FOREIGN", "cpu_name", "detect", "of_this_machine", "quick_peaks", "with_peaks", "write_host_profile"]
 
 _SYS = "Linux, /sys/devices/system/cpu and /proc, at detection"
 _KNOW = "general knowledge of cores with these features, not measured here"
@@ -28,6 +29,13 @@ _ARM_CORES = {
 }  # fmt: skip
 # Bytes a cycle that one core reads and writes by level: a prior until `quick_peaks` has measured.
 _BYTES_PER_CYCLE = {1: (64.0, 32.0), 2: (32.0, 16.0), 3: (10.0, 8.0), 4: (8.0, 6.0)}
+
+
+# Set to use a calibration of another torch or processor; ``costmodel --allow-foreign-calibration`` sets it.
+ALLOW_FOREIGN = "COSTMODEL_ALLOW_FOREIGN_CALIBRATION"
+# How far, in ln, another torch moves a model (90 % of 388 models between two of its versions: reports/diary.md, the
+# i9), and another processor (a guess: a factor of two).
+_OTHER_TORCH, _OTHER_CPU = 0.2, 0.7
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,58 @@ def cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def of_this_machine(device: Device) -> Device:
+    """The calibrated profile ``host``, if it is of this processor and of the torch that is installed.
+
+    Returns:
+        `device`; with wider intervals if it is of another and `ALLOW_FOREIGN` is set in the environment. A torch that
+        is not installed differs from none.
+
+    Raises:
+        CostmodelError: it is of another, and nothing was allowed.
+    """
+    here = {"cpu": cpu_name(), "torch": _installed_torch()}
+    widen: dict[str, float] = {}
+    said: list[str] = []
+    for name, runtime in device.runtime.items():
+        other_cpu = {f.cpu for f in runtime.fit} - {here["cpu"], ""}
+        other_torch = {f.torch for f in runtime.fit} - {here["torch"], ""} if here["torch"] else set()
+        if other_cpu or other_torch:
+            widen[name] = _OTHER_CPU * bool(other_cpu) + _OTHER_TORCH * bool(other_torch)
+            said += [f"torch {t}, here is {here['torch']}" for t in sorted(other_torch)]
+            said += [f"{c}, here is {here['cpu']}" for c in sorted(other_cpu)]
+    if not widen:
+        return device
+    why = "; ".join(dict.fromkeys(said))
+    if not os.environ.get(ALLOW_FOREIGN):
+        raise CostmodelError(
+            f"the calibration of this machine was made with {why}: run `costmodel calibrate` again, or use it with "
+            "wider intervals by `costmodel --allow-foreign-calibration …`"
+        )
+    return _widened(device, widen, why)
+
+
+def _widened(device: Device, widen: Mapping[str, float], why: str) -> Device:
+    runtimes = dict(device.runtime)
+    for name, by in widen.items():
+        interval = {
+            key: i.model_copy(update={"low": i.low - by, "high": i.high + by, "kind": "guess", "source": "foreign"})
+            for key, i in runtimes[name].interval.items()
+        }
+        runtimes[name] = runtimes[name].model_copy(update={"interval": interval})
+    note = f"{device.notes}; intervals are wider, as it was made with {why}"
+    return device.model_copy(
+        update={"runtime": runtimes, "notes": note, "sources": {**device.sources, "foreign": f"made with {why}"}}
+    )
+
+
+def _installed_torch() -> str:
+    try:
+        return version("torch")
+    except PackageNotFoundError:
+        return ""
 
 
 def quick_peaks(device: Device, threads: int = 1, seconds: float = 0.6) -> dict[str, Number]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costmodel import host, peaks
-from costmodel.device import load_device
+from costmodel.device import Device, load_device, user_profiles
 from costmodel.errors import CostmodelError
 from costmodel.toml import dumps
 
@@ -214,3 +214,82 @@ def test_toml_reads_back_equal(document: dict) -> None:
     assert tomllib.loads(dumps(document)) == document
     with pytest.raises(TypeError, match="no form for"):
         dumps({"a": {1}})
+
+
+# A calibration is of one torch on one processor
+
+
+@pytest.fixture
+def calibrated(monkeypatch: pytest.MonkeyPatch) -> Device:
+    """The shipped profile of the Zen 4 machine as this machine's own calibration, made by torch 2.0 on a Zen 9."""
+    zen = load_device("epyc-zen4-vm-2c")
+    runtime = zen.runtime["torch-eager"]
+    fits = tuple(f.model_copy(update={"torch": "2.0", "cpu": "Zen 9"}) for f in runtime.fit)
+    own = zen.model_copy(
+        update={
+            "name": "host", "runtime": {"torch-eager": runtime.model_copy(update={"fit": fits})},
+        }
+    )  # fmt: skip
+    host.write_host_profile(own)
+    monkeypatch.setattr(host, "_installed_torch", lambda: "2.0")
+    monkeypatch.setattr(host, "cpu_name", lambda: "Zen 9")
+    monkeypatch.delenv(host.ALLOW_FOREIGN, raising=False)
+    return load_device("host")
+
+
+def test_a_calibration_of_this_machine_is_used_as_it_is(calibrated: Device) -> None:
+    assert calibrated.name == "host"
+    assert calibrated.runtime["torch-eager"].interval["default"].source != "foreign"
+
+
+@pytest.mark.parametrize(
+    ("torch", "cpu", "said", "wider"),
+    [
+        ("2.1", "Zen 9", r"made with torch 2\.0, here is 2\.1: run `costmodel calibrate` again", 0.2),
+        ("2.0", "Zen 4", r"made with Zen 9, here is Zen 4: run", 0.7),
+        ("2.1", "Zen 4", r"made with torch 2\.0, here is 2\.1; Zen 9, here is Zen 4: run", 0.9),
+        ("", "Zen 4", r"made with Zen 9, here is Zen 4: run", 0.7),
+    ],
+)
+def test_a_calibration_of_another_torch_or_processor_is_refused_or_wider(
+    calibrated: Device, monkeypatch: pytest.MonkeyPatch, torch: str, cpu: str, said: str, wider: float
+) -> None:
+    monkeypatch.setattr(host, "_installed_torch", lambda: torch)
+    monkeypatch.setattr(host, "cpu_name", lambda: cpu)
+    with pytest.raises(CostmodelError, match=said):
+        load_device("host")
+    monkeypatch.setenv(host.ALLOW_FOREIGN, "1")
+    allowed = load_device("host")
+    for key, usual in calibrated.runtime["torch-eager"].interval.items():
+        interval = allowed.runtime["torch-eager"].interval[key]
+        assert interval.low == pytest.approx(usual.low - wider)
+        assert interval.high == pytest.approx(usual.high + wider)
+        assert interval.kind == "guess"
+        assert "Zen 9" in allowed.sources[interval.source] or "2.0" in allowed.sources[interval.source]
+    assert allowed.runtime["torch-eager"].fit == calibrated.runtime["torch-eager"].fit
+
+
+def test_without_torch_and_by_another_name_nothing_is_refused(
+    calibrated: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "_installed_torch", lambda: "")
+    assert load_device("host") == calibrated, "no torch is not another torch"
+    monkeypatch.setattr(host, "_installed_torch", lambda: "3.0")
+    monkeypatch.setattr(host, "cpu_name", lambda: "Zen 1")
+    assert load_device("epyc-zen4-vm-2c").runtime["torch-eager"].fit
+    assert load_device(user_profiles() / "host.toml").name == "host", "by its path it is of the machine it was made on"
+
+
+def test_the_flag_is_said_before_the_command(calibrated: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "cpu_name", lambda: "Zen 1")
+    from typer.testing import CliRunner
+
+    from costmodel.cli import app
+
+    trace = str(Path(__file__).parents[1] / "traces" / "mobilenet-v3-small-train-b8.json.gz")
+    refused = CliRunner().invoke(app, ["estimate", trace, "--device", "host", "--json"])
+    assert isinstance(refused.exception, CostmodelError)
+    monkeypatch.setenv(host.ALLOW_FOREIGN, "")  # so that what the flag sets is undone after the test
+    allowed = CliRunner().invoke(app, ["--allow-foreign-calibration", "estimate", trace, "--device", "host", "--json"])
+    assert allowed.exit_code == 0, allowed.output
+    assert CliRunner().invoke(app, ["devices"]).exit_code == 0

@@ -40,7 +40,18 @@ for _name in sorted(
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
+def _before_all(
+    version: bool = typer.Option(False, "--version", help="Print the version and leave."),
+    allow_foreign_calibration: bool = typer.Option(
+        False,
+        "--allow-foreign-calibration",
+        help="Use a calibration of this machine that another torch or processor made, with wider intervals.",
+    ),
+) -> None:
+    if allow_foreign_calibration:
+        from ..host import ALLOW_FOREIGN
+
+        os.environ[ALLOW_FOREIGN] = "1"
     if version:
         from .. import __version__
 

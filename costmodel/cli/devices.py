@@ -27,8 +27,10 @@ def devices(
         out.print(table)
         return
     table = Table("device", "what it is", "memory", "runtimes", "guessed", box=None, pad_edge=False)
-    for key in (*known(), *(() if "host" in known() else ("host",))):
-        device = load_device(key)
+    for key, path in {"host": None, **known()}.items():
+        device = load_device(
+            path or key
+        )  # by its path a calibration may be of another machine: it is listed all the same
         numbers = device.numbers()
         guessed = sum(n.kind == "guess" for _, n in numbers)
         table.add_row(
