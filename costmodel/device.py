@@ -27,8 +27,8 @@ Positive = Annotated[float, Field(ge=_LEAST, le=_MOST)]
 NonNegative = Annotated[float, Field(ge=0, le=_MOST)]
 # Numbers that may be zero, by key or by the table that they are in; by the others something is divided.
 _MAY_BE_ZERO = frozenset(
-    ["overhead_s", "issue_s", "sample_s", "reserved_bytes", "context_bytes", "rss_bytes", "idle_w", "flop_j", "byte_j"]
-    + ["serial"]
+    ["overhead_s", "loop_s", "issue_s", "sample_s", "reserved_bytes", "context_bytes", "rss_bytes", "idle_w", "flop_j"]
+    + ["byte_j", "serial"]
 )
 
 
@@ -39,12 +39,19 @@ class _Strict(BaseModel):
 class Number(_Strict):
     """One number of a device, with where it comes from.
 
-    `source` is a key of the profile's ``[sources]`` table; `kind` says how far to trust it.
+    `source` is a key of the profile's ``[sources]`` table; `kind` says how far to trust it; `prior` is what a fitted
+    one was taken for before any run of the device (`Device.before_fit`).
     """
 
     value: NonNegative
     kind: Literal["datasheet", "measured", "fitted", "guess"]
     source: str = Field(min_length=1)
+    prior: NonNegative | None = None
+
+    def refitted(self, value: float, source: str) -> Number:
+        """This number as a fit leaves it; what it was before the first fit stays known."""
+        before = self.prior if self.kind == "fitted" else self.value
+        return Number(value=value, kind="fitted", source=source, prior=before)
 
 
 class Cache(_Strict):
@@ -167,6 +174,7 @@ class Runtime(_Strict):
         class_scale: factor on the compute and traffic of a class, not on its overhead.
         fuse: rules of `fusion` that it applies.
         grouped: grouped convolutions run by a kernel of their own, or in a ``loop`` over groups (a call each).
+        loop_s: of each further call of such a loop; `overhead_s` where it is not given.
         pack_bytes_per_s: how fast a convolution's weights are packed in each call; absent where that is done once.
         sample_s: to read and decode an image, in runs that say they include that and in whole jobs.
         start_s: from the start of a process until its libraries are loaded.
@@ -188,6 +196,7 @@ class Runtime(_Strict):
     serial: dict[str, Number] = {}
     fuse: tuple[Literal["norm", "activation", "add", "elementwise"], ...] = ()
     grouped: Literal["kernel", "loop"] = "kernel"
+    loop_s: Number | None = None
     pack_bytes_per_s: Number | None = None
     sample_s: Number | None = None
     start_s: Number | None = None
@@ -248,6 +257,23 @@ class Device(_Strict):
         walk("", self)
         return found
 
+    def before_fit(self, runtime: str) -> Device:
+        """This device as it was described before any run of `runtime` on it: what a fit from zero rows starts at.
+
+        A fitted number goes back to its prior; one without is dropped, and so are intervals that runs gave.
+        """
+        r = self.runtime[runtime]
+        update: dict[str, Any] = {"fit": ()}
+        for key in type(r).model_fields:
+            value = getattr(r, key)
+            if isinstance(value, Number):
+                update[key] = _before(value)
+            elif isinstance(value, dict) and key != "interval":
+                update[key] = {k: n for k, v in value.items() if (n := _before(v)) is not None}
+        update["overhead_s"] = update["overhead_s"] or r.overhead_s
+        update["interval"] = {"default": Interval(low=-0.7, high=0.7, cases=0, kind="guess", source="unvalidated")}
+        return self.model_copy(update={"runtime": {**self.runtime, runtime: r.model_copy(update=update)}})
+
     def usable_bytes(self, engine: str) -> float:
         """Memory that a program can have: a GPU's own less its context, or the board's less what the system keeps."""
         if engine == "gpu" and self.gpu is not None:
@@ -255,6 +281,13 @@ class Device(_Strict):
                 return self.gpu.bytes.value - self.gpu.context_bytes.value
             return self.memory.bytes.value - self.memory.reserved_bytes.value - self.gpu.context_bytes.value
         return self.memory.bytes.value - self.memory.reserved_bytes.value
+
+
+def _before(number: Number) -> Number | None:
+    """A number before its fit, None if it had no value then."""
+    if number.kind != "fitted":
+        return number
+    return None if number.prior is None else Number(value=number.prior, kind="guess", source=number.source)
 
 
 def user_profiles() -> Path:
