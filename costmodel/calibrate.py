@@ -19,7 +19,7 @@ from platformdirs import user_cache_path
 from .device import Device, Fit
 from .errors import CostmodelError
 from .host import cpu_name
-from .opfit import fit_kappa, fit_kinds
+from .opfit import fit_kinds, fit_whole
 from .validate import Validation, conformal
 
 __all__ = ["Calibration", "calibrate", "host_device", "refit", "refuse_if_busy", "with_intervals"]
@@ -27,9 +27,9 @@ __all__ = ["Calibration", "calibrate", "host_device", "refit", "refuse_if_busy",
 Progress = Callable[[int, int, str], None]
 
 # Points of isolated ops, and seeds of each synthetic net, by how long one may take.
-_FULL, _QUICK = (2400, 3), (420, 1)
+_FULL, _QUICK = (3000, 3), (480, 1)
 _NETS = ("synthetic-residual", "synthetic-inverted", "synthetic-transformer")
-# One net of each on maps so small that overhead is most of the time: they tell kappa.
+# One net of each on maps so small that overhead is most of the time.
 _SMALL = "3x42x42"
 _PHASES = (("infer", 1), ("train", 4))
 
@@ -42,7 +42,7 @@ class Calibration:
         device: the profile, with the fit in its runtime ``torch-eager``.
         path: where it was written.
         fit: the constants of this thread count.
-        nets: (name, predicted, measured) seconds of the synthetic nets, after kappa and the phase factors.
+        nets: (name, predicted, measured) seconds of the synthetic nets, after the phase factors.
     """
 
     device: Device
@@ -167,7 +167,7 @@ def with_intervals(device: Device, found: Validation, runtime: str | None, what:
         CostmodelError: too few scored cases of a mode.
     """
     name = runtime or device.default_runtime
-    cases = [c for c in found.cases if c.quantity == "latency_s" and c.scored]
+    cases = [c for c in found.cases if c.quantity == "latency_s" and c.scored and not c.setting]
     key = "conformal"
     train = [c for c in cases if c.mode == "train"]
     forward = [c for c in cases if c.mode != "train"]
@@ -252,7 +252,7 @@ def _fits_on_disk(fit: Fit) -> list[dict[str, Any]]:
 def _whole(
     device: Device, fit: Fit, source: str, seeds: int, threads: int, dtype: str, report: Progress
 ) -> tuple[Fit, tuple[tuple[str, float, float], ...]]:
-    """kappa, and one factor a phase, on synthetic nets; then how near the nets are."""
+    """One factor a phase, on synthetic nets; then how near the nets are."""
     from .estimate import estimate
     from .measure.job import Job
     from .measure.suite import Measured
@@ -264,20 +264,16 @@ def _whole(
         for net in _NETS
         for seed, size in (*((s, None) for s in range(seeds)), (seeds, _SMALL))
     ]
-    warm_device = _with_fit(device, fit.model_copy(update={"kappa": 0.0}), source)
-    cold_device = _with_fit(device, fit.model_copy(update={"kappa": 1.0}), source)
-    warm, cold, measured = [], [], []
+    fitted = _with_fit(device, fit, source)
+    predicted, measured = [], []
     for i, job in enumerate(jobs):
         report(78 + round(20 * i / len(jobs)), 100, f"net {job.name}")
-        graph = job.trace()
-        warm.append(estimate(graph, warm_device, threads=threads).latency_s.point)
-        cold.append(estimate(graph, cold_device, threads=threads).latency_s.point - warm[-1])
+        predicted.append(estimate(job.trace(), fitted, threads=threads).latency_s.point)
         raw = []
         for _ in range(2):
             with Worker(threads) as worker:
                 raw += worker.run([job], seconds=0.7)
         measured.append(Measured.of(raw).latency_s)
-    w, c, m = np.array(warm), np.array(cold), np.array(measured)
-    kappa, whole = fit_kappa(w, c, m, [job.mode for job in jobs])
-    nets = tuple((job.name, float((w[i] + kappa * c[i]) * whole[job.mode]), float(m[i])) for i, job in enumerate(jobs))
-    return fit.model_copy(update={"kappa": kappa, "whole": whole}), nets
+    whole = fit_whole(np.array(predicted), np.array(measured), [job.mode for job in jobs])
+    nets = tuple((job.name, p * whole[job.mode], m) for job, p, m in zip(jobs, predicted, measured))
+    return fit.model_copy(update={"whole": whole}), nets

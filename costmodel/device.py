@@ -113,11 +113,12 @@ class Energy(_Strict):
 class KindFit(_Strict):
     """Fitted constants of one algorithm class: seconds an op, an operation, a unit of a term, a byte of a level.
 
-    `read_s` and `write_s` are keyed by level: ``L2``, ``L3``, ``dram``.
+    `cold_s` (an op whose code comes from that level), `read_s` and `write_s` are keyed by level: ``L2``, ``L3``,
+    ``dram``.
     """
 
     overhead_s: NonNegative = 0.0
-    cold_s: NonNegative = 0.0
+    cold_s: dict[str, NonNegative] = {}
     term_s: dict[str, NonNegative] = {}
     read_s: dict[str, NonNegative] = {}
     write_s: dict[str, NonNegative] = {}
@@ -139,8 +140,8 @@ class Interval(_Strict):
 class Fit(_Strict):
     """A calibration for one thread count: what it was fitted on, and its constants by algorithm class.
 
-    `kappa` is the share of `cold_s` that an op pays inside a model, `whole` the factor of a model over the sum of its
-    ops in a mode (prefill and decode are ``infer``), `capacity_bytes` the effective size of each cache, by level.
+    `whole` is the factor of a model over the sum of its ops in a mode (prefill and decode are ``infer``),
+    `capacity_bytes` the effective size of each cache, by level.
     """
 
     threads: int = Field(ge=1, le=1024)
@@ -152,7 +153,6 @@ class Fit(_Strict):
     points: int = Field(ge=0)
     error: NonNegative | None = None
     noise: NonNegative | None = None
-    kappa: NonNegative = 1.0
     whole: dict[str, Positive] = {}
     capacity_bytes: dict[str, Positive] = {}
     kinds: dict[str, KindFit] = {}

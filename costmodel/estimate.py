@@ -298,7 +298,7 @@ def price_ops(fused: Fused, device: Device, runtime: Runtime) -> tuple[F8, F8, t
         from .core.cpu import BOUNDS, price_cpu
 
         rates = cpu_rates(device, runtime, lowered)
-        seconds, parts = price_cpu(looped(lowered, runtime), lowered.distance, rates)
+        seconds, parts = price_cpu(looped(lowered, runtime), lowered.distance, lowered.code_distance, rates)
         # a loop over groups calls more often, a fused op not at all
         more = np.where(fused.joined, -parts[:, 0], loop_s(lowered, runtime))
         pack = packing_s(lowered, runtime)

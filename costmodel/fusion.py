@@ -105,7 +105,7 @@ def _rule(producer: str, kernel: str, consumer: str, operands: int, single: bool
     if kernel.startswith(_MATMUL):
         if not single:
             return ""
-        if consumer == "batch_norm_eval":
+        if consumer.startswith("batch_norm_eval"):
             return "norm" if producer.startswith(_MATMUL) else ""
         if consumer.startswith("elementwise"):
             return "activation" if operands == 1 else "add"

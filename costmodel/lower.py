@@ -19,10 +19,22 @@ from .errors import CostmodelError
 from .graph import OpGraph
 
 __all__ = [
-    "UNPRICED", "Lowered", "class_scale_of", "cpu_rates", "gpu_rates", "levels_of", "loop_s", "looped", "lower",
-    "packing_s", "peak_flops_per_s",
-]  # fmt: skip
+    "CODE_BYTES",
+    "UNPRICED",
+    "Lowered",
+    "class_scale_of",
+    "cpu_rates",
+    "gpu_rates",
+    "levels_of",
+    "loop_s",
+    "looped",
+    "lower",
+    "packing_s",
+    "peak_flops_per_s",
+]
 
+# What an op's code and its library's tables for it push out of a cache: a JIT kernel of oneDNN and the way to it.
+CODE_BYTES = 32e3
 # The class of an op without a formula: priced by the bytes of its inputs and outputs, and listed by name.
 UNPRICED = "unpriced"
 # A unit that a core does not have runs on the next one that it has.
@@ -65,10 +77,25 @@ class Lowered:
     @cached_property
     def distance(self) -> F8:
         """(u,) reuse distance of each operand, in bytes."""
+        return self._distances[0]
+
+    @cached_property
+    def code_distance(self) -> F8:
+        """(n,) reuse distance of each op's code, in bytes."""
+        return self._distances[1]
+
+    @cached_property
+    def _distances(self) -> tuple[F8, F8]:
+        """Of the operands and of the code, which is one storage more that each op touches before its operands."""
         from .core.traffic import reuse_distance
 
+        table = self.table
         storages = len(self.graph.storage_bytes) + 1  # the last is the workspace that ops hand on to each other
-        return reuse_distance(self.table.use_storage, self.table.use_bytes, storages)
+        code = table.use_ptr[:-1] + np.arange(len(table.kind))  # where the code goes in the sequence of both
+        storage = np.insert(table.use_storage, table.use_ptr[:-1], storages + table.code)
+        size = np.insert(table.use_bytes, table.use_ptr[:-1], CODE_BYTES)
+        both = reuse_distance(storage, size, storages + int(table.code.max(initial=-1)) + 1)
+        return np.delete(both, code), both[code]
 
     @cached_property
     def op_bytes(self) -> F8:
@@ -83,6 +110,8 @@ def lower(graph: OpGraph, threads: int = 1) -> Lowered:
 
     An op without a formula, or whose formula does not take its arguments, becomes class `UNPRICED` and is listed.
     """
+    codes: dict[tuple[object, ...], int] = {}
+    code: list[int] = []
     specs = [
         TensorSpec(shape, dtype, stride)
         for shape, dtype, stride in zip(graph.tensor_shape, graph.tensor_dtype, graph.tensor_stride)
@@ -103,7 +132,10 @@ def lower(graph: OpGraph, threads: int = 1) -> Lowered:
         costs.append(found[0])
         if found[1]:
             unpriced[found[1]] += 1
-    return _columns(graph, threads, costs, specs, unpriced)
+        # a convolution's kernel is compiled for its shapes
+        ran = key[:-1] if found[0].kind.startswith("conv") else (name, found[0].kind)
+        code.append(codes.setdefault(ran, len(codes)))
+    return _columns(graph, threads, costs, specs, code, unpriced)
 
 
 def _cost(op: OpSpec) -> tuple[Cost, str]:
@@ -141,7 +173,7 @@ def _unit(cost: Cost, inputs: tuple[int, ...], specs: list[TensorSpec]) -> str:
 
 
 def _columns(
-    graph: OpGraph, threads: int, costs: list[Cost], specs: list[TensorSpec], unpriced: Counter[str]
+    graph: OpGraph, threads: int, costs: list[Cost], specs: list[TensorSpec], code: list[int], unpriced: Counter[str]
 ) -> Lowered:
     kinds: dict[str, int] = {}
     terms: dict[tuple[str, str], int] = {}
@@ -179,6 +211,7 @@ def _columns(
         work=np.array(work, np.float64),
         calls=np.array([c.calls for c in costs], np.float64),
         tiles=np.array(tiles, np.float64),
+        code=np.array(code, np.int32),
         term_ptr=np.array(term_ptr, np.int64),
         term=np.array(term, np.int32),
         amount=np.array(amount, np.float64),
@@ -350,7 +383,7 @@ def cpu_rates(device: Device, runtime: Runtime, lowered: Lowered) -> CpuRates:
         capacity = [fit.capacity_bytes.get(level, size) for level, size in zip(names, capacity)]
     rates = CpuRates(
         overhead_s=np.full(len(kinds), runtime.overhead_s.value),
-        cold_s=np.zeros(len(kinds)),
+        cold_s=np.zeros((len(kinds), len(names))),
         work_s=np.zeros((len(kinds), len(UNITS))),
         term_s=np.zeros(len(terms)),
         read_s=np.tile(np.array(read), (len(kinds), 1)),
@@ -398,13 +431,13 @@ def _apply_fit(
     whole = fit.whole.get(mode, fit.whole.get("infer", 1.0))
     rates.overlap[k] = 0.0
     rates.overhead_s[k] = whole * constants.overhead_s
-    rates.cold_s[k] = whole * fit.kappa * constants.cold_s
     # a calibration for another thread count: what is computed divides, what is overhead does not
     split = whole * fit.threads / lowered.threads
     for i, (of, term) in enumerate(lowered.terms):
         if of == lowered.kinds[k]:
             rates.term_s[i] = split * constants.term_s.get(term, 0.0)
     for j, level in enumerate(levels):
+        rates.cold_s[k, j] = whole * constants.cold_s.get(level, 0.0)
         rates.read_s[k, j] = whole * constants.read_s.get(level, 0.0)
         rates.write_s[k, j] = whole * constants.write_s.get(level, 0.0)
 

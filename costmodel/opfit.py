@@ -1,11 +1,10 @@
 """Isolated ops to fitted constants: for each algorithm class, a sum of non-negative terms (LATENCY.md, model form).
 
-    t = overhead + kappa · cold + Σ a_j · f_j(shape) + Σ levels (r_level · bytes read + w_level · bytes written)
+    t = overhead + Σ a_j · f_j(shape) + Σ levels (c_level · code + r_level · bytes read + w_level · bytes written)
 
-Each point was timed hot, warm and cold, which tells coldness of the code (``cold``) from coldness of the data (the
-bytes of each level). Non-negative least squares on relative errors, reweighted towards least absolute deviations.
-``kappa``, the share of ``cold`` that an op pays inside a model, cannot be seen on isolated ops: it is fitted on a few
-synthetic nets.
+Each point was timed hot, between other ops, warm and cold, which tells where its code came from (c: the share of it
+that a level serves) and where its data did. Non-negative least squares on relative errors, reweighted towards least
+absolute deviations.
 """
 
 from __future__ import annotations
@@ -22,20 +21,19 @@ from scipy.optimize import nnls
 from .core.table import F8
 from .costs import Cost, OpSpec, TensorSpec, formula_for
 from .device import Fit, KindFit
+from .lower import CODE_BYTES
 
-__all__ = ["LEVELS", "Point", "fit_kappa", "fit_kinds", "points_of"]
+__all__ = ["LEVELS", "Point", "fit_kinds", "fit_whole", "points_of"]
 
 # Levels with fitted rates; what L2 serves is part of the terms.
 LEVELS = ("L3", "dram")
-_STATES = ("hot", "warm", "cold")
+_STATES = ("hot", "between", "warm", "cold")
 # Which quantile of a state's repeats counts: few repeats, so nearer the middle than that of whole steps.
-_QUANTILE = {"hot": 0.3, "warm": 0.5, "cold": 0.5}
+_QUANTILE = {"hot": 0.3, "between": 0.4, "warm": 0.5, "cold": 0.5}
 # Effective sizes that the fit chooses from: a cache shared with neighbours holds less than its datasheet says.
 _CAPACITIES = {"L2": (0.5e6, 0.7e6, 1.0e6, 1.5e6, 2.0e6), "L3": (4e6, 8e6, 12e6, 16e6, 24e6, 32e6)}
 _FOLDS = 5
 _MIN_POINTS = 4
-# Where kappa is expected (reports/diary.md: the development models), and what a tenth off costs in mean |ln error|.
-_KAPPA, _KAPPA_PULL = 0.2, 0.005
 # A class with this suffix shrinks to the class without it.
 _VARIANT = "_channels_last"
 # Weight of the prior of a rate, as a share of the weight of all rows.
@@ -51,7 +49,8 @@ class Point:
     Attributes:
         cost: from its formula, for the thread count of the calibration.
         size: (u,) bytes of each operand; write: whether it is written; storage: which operands share memory.
-        away: (u,) by state, whether other data went by since the operand was touched.
+        away: (u,) by state, bytes of other data that went by since the operand was touched.
+        code_away: by state, bytes of other data that went by since the op's code ran.
         seconds: by state.
         noise: relative spread of the hot repeats.
     """
@@ -61,6 +60,7 @@ class Point:
     write: Any
     storage: Any
     away: Mapping[str, F8]
+    code_away: Mapping[str, float]
     seconds: Mapping[str, float]
     noise: float
 
@@ -72,12 +72,16 @@ class Point:
             held[storage] = max(held.get(storage, 0.0), float(size))
         return sum(held.values())
 
-    def distance(self, state: str, flush_bytes: float) -> F8:
+    def distance(self, state: str) -> F8:
         """(u,) reuse distance of each operand in a state."""
-        return np.asarray(self.footprint + flush_bytes * self.away[state])
+        return np.asarray(self.footprint + self.away[state])
+
+    def code_distance(self, state: str) -> float:
+        """Reuse distance of the op's code in a state."""
+        return CODE_BYTES + self.footprint + self.code_away[state]
 
 
-def points_of(raw: Sequence[Mapping[str, Any]], threads: int) -> tuple[list[Point], Counter[str]]:
+def points_of(raw: Sequence[Mapping[str, Any]], threads: int, flush_bytes: float) -> tuple[list[Point], Counter[str]]:
     """Points from the lines that `measure.micro` wrote, and the names of ops without a formula."""
     points, gaps = [], Counter[str]()
     for line in raw:
@@ -108,8 +112,15 @@ def points_of(raw: Sequence[Mapping[str, Any]], threads: int) -> tuple[list[Poin
                 storage=storage,
                 away={
                     "hot": np.zeros(len(size)),
-                    "warm": weight,
-                    "cold": np.where(fresh, float(line["cold_output"]), 1.0),
+                    "between": weight * line["between_bytes"],
+                    "warm": weight * flush_bytes,
+                    "cold": np.where(fresh, float(line["cold_output"]), 1.0) * flush_bytes,
+                },
+                code_away={
+                    "hot": 0.0,
+                    "between": line["between_bytes"],
+                    "warm": flush_bytes,
+                    "cold": flush_bytes,
                 },
                 seconds={s: float(np.quantile(line[s], _QUANTILE[s])) for s in _STATES if line[s]},
                 noise=float(np.quantile(hot, 0.75) / np.quantile(hot, 0.25) - 1.0),
@@ -124,9 +135,16 @@ def _beyond(distance: F8, capacity: float) -> F8:
     return np.asarray(cube / (1.0 + cube))
 
 
-def _level_bytes(point: Point, state: str, capacity: Mapping[str, float], flush_bytes: float) -> list[float]:
+def _code_shares(point: Point, state: str, capacity: Mapping[str, float]) -> list[float]:
+    """Share of the code that L2 no longer holds, and of it what L3 does not: what DRAM adds to L3."""
+    d = np.array([point.code_distance(state)])
+    past_l2, past_l3 = _beyond(d, capacity["L2"]), _beyond(d, capacity["L3"])
+    return [float(past_l2[0]), float(past_l2[0] * past_l3[0])]
+
+
+def _level_bytes(point: Point, state: str, capacity: Mapping[str, float]) -> list[float]:
     """Bytes read from L3 and DRAM, then bytes written to them."""
-    d = point.distance(state, flush_bytes)
+    d = point.distance(state)
     past_l2, past_l3 = _beyond(d, capacity["L2"]), _beyond(d, capacity["L3"])
     from_l3 = point.size * past_l2 * (1.0 - past_l3)
     from_dram = point.size * past_l2 * past_l3
@@ -144,19 +162,18 @@ class _Problem:
     point: Any
 
 
-def _problem(points: Sequence[Point], capacity: Mapping[str, float], flush_bytes: float) -> _Problem:
+def _problem(points: Sequence[Point], capacity: Mapping[str, float]) -> _Problem:
     counted = Counter(t for p in points for t, amount in p.cost.terms.items() if amount)
     terms = sorted(t for t, n in counted.items() if n >= _MIN_POINTS)  # two points would fit a constant to themselves
     rows, seconds, number = [], [], []
     for i, p in enumerate(points):
         for state, t in p.seconds.items():
-            cold = 0.0 if state == "hot" else 1.0
             features = [p.cost.terms.get(t, 0.0) for t in terms]
-            rows.append([1.0, cold, *features, *_level_bytes(p, state, capacity, flush_bytes)])
+            rows.append([1.0, *_code_shares(p, state, capacity), *features, *_level_bytes(p, state, capacity)])
             seconds.append(t)
             number.append(i)
     levels = tuple(f"{way} {level}" for way in ("read", "write") for level in LEVELS)
-    columns = ("overhead", "cold", *(f"term {t}" for t in terms), *levels)
+    columns = ("overhead", "cold L3", "cold dram", *(f"term {t}" for t in terms), *levels)
     return _Problem(columns, np.array(rows, float), np.array(seconds), np.array(number))
 
 
@@ -206,16 +223,14 @@ def _held_out(problem: _Problem, prior: F8 | None, strength: float) -> float:
     return float(np.median(errors)) if errors else float("nan")
 
 
-def _fit_one(
-    points: Sequence[Point], capacity: Mapping[str, float], flush: float, prior: Mapping[str, float]
-) -> KindFit:
-    problem = _problem(points, capacity, flush)
+def _fit_one(points: Sequence[Point], capacity: Mapping[str, float], prior: Mapping[str, float]) -> KindFit:
+    problem = _problem(points, capacity)
     wanted = np.array([prior.get(c, np.nan) for c in problem.columns])
     x = _solve(problem.features, problem.seconds, wanted, 0.3)
     value = dict(zip(problem.columns, (float(v) for v in x)))
     return KindFit(
         overhead_s=value["overhead"],
-        cold_s=value["cold"],
+        cold_s={"L3": value["cold L3"], "dram": value["cold L3"] + value["cold dram"]},
         term_s={c[5:]: v for c, v in value.items() if c.startswith("term ") and v > 0},
         read_s={level: value[f"read {level}"] for level in LEVELS},
         write_s={level: value[f"write {level}"] for level in LEVELS},
@@ -232,7 +247,7 @@ def _groups(points: Sequence[Point]) -> dict[str, list[Point]]:
 
 
 def _pooled_rates(
-    points: Sequence[Point], capacity: Mapping[str, float], flush: float, device: Mapping[str, float]
+    points: Sequence[Point], capacity: Mapping[str, float], device: Mapping[str, float]
 ) -> dict[str, float]:
     """Seconds a byte of each level, over all kinds whose time is mostly movement: what a kind shrinks to.
 
@@ -241,28 +256,28 @@ def _pooled_rates(
     moving = [p for p in points if p.cost.kind.startswith(("elementwise", "copy"))]
     if len(moving) < _MIN_POINTS:
         return dict(device)
-    fit = _fit_one(moving, capacity, flush, device)
+    fit = _fit_one(moving, capacity, device)
     rates = {f"read {k}": v for k, v in fit.read_s.items()} | {f"write {k}": v for k, v in fit.write_s.items()}
     return {k: v if v > 0 else device.get(k, np.nan) for k, v in rates.items()}
 
 
-def _fit_error(points: Sequence[Point], capacity: Mapping[str, float], flush: float) -> float:
+def _fit_error(points: Sequence[Point], capacity: Mapping[str, float]) -> float:
     """Mean relative error of a fit of the kinds that tell cache sizes best."""
     errors: list[float] = []
     for kind, members in _groups(points).items():
         if kind.startswith(("elementwise", "copy", "gemm", "batch_norm", "conv")):
-            problem = _problem(members, capacity, flush)
+            problem = _problem(members, capacity)
             x = _solve(problem.features, problem.seconds, None, 0.0)
             errors += list(np.abs(problem.features @ x / problem.seconds - 1.0))
     return float(np.mean(errors)) if errors else float("inf")
 
 
-def choose_capacity(points: Sequence[Point], flush_bytes: float) -> dict[str, float]:
+def choose_capacity(points: Sequence[Point]) -> dict[str, float]:
     """Effective size of L2 and L3: the pair under which the fit errs least."""
     best = {"L2": 1e6, "L3": 16e6}
     for level in ("L3", "L2"):
         trials = [{**best, level: c} for c in _CAPACITIES[level]]
-        best = min(trials, key=lambda c: _fit_error(points, c, flush_bytes))
+        best = min(trials, key=lambda c: _fit_error(points, c))
     return best
 
 
@@ -287,14 +302,14 @@ def fit_kinds(
         device_s_per_byte: measured seconds a byte by ``read L3``, ``read dram``, ``write L3``, ``write dram``.
         torch, cpu: versions that the fit is for.
     """
-    points, _ = points_of(raw, threads)
-    capacity = choose_capacity(points, flush_bytes)
-    prior = _pooled_rates(points, capacity, flush_bytes, device_s_per_byte or {})
+    points, _ = points_of(raw, threads, flush_bytes)
+    capacity = choose_capacity(points)
+    prior = _pooled_rates(points, capacity, device_s_per_byte or {})
     kinds: dict[str, KindFit] = {}
     for kind, members in _groups(points).items():  # sorted: a class before its variants
         base = kinds.get(kind.removesuffix(_VARIANT))
         terms = {f"term {t}": v for t, v in base.term_s.items()} if base else {}
-        kinds[kind] = _fit_one(members, capacity, flush_bytes, prior | terms)
+        kinds[kind] = _fit_one(members, capacity, prior | terms)
     errors = [k.error for k in kinds.values() if k.error is not None and np.isfinite(k.error)]
     return Fit(
         threads=threads,
@@ -311,28 +326,16 @@ def fit_kinds(
     )
 
 
-def fit_kappa(warm_s: F8, cold_s: F8, measured_s: F8, modes: Sequence[str]) -> tuple[float, dict[str, float]]:
-    """The share of ``cold`` that an op pays in a model, and the factor of the whole over its ops in each mode.
+def fit_whole(predicted_s: F8, measured_s: F8, modes: Sequence[str]) -> dict[str, float]:
+    """The factor of a model over the sum of its ops in each mode: what runs between the ops (Python, autograd).
 
     Args:
-        warm_s: (m,) predicted seconds of each net with kappa 0.
-        cold_s: (m,) seconds that kappa 1 adds.
+        predicted_s: (m,) sum of each net's ops.
         measured_s: (m,) measured seconds.
         modes: mode of each net.
 
     Returns:
-        kappa in 0 to 1, and one factor a mode, the median ratio: those with the smallest mean |ln error|, kappa shrunk
-        to its prior. A factor stays within 0.9 to 1.15: more would hide what the terms miss.
+        The median ratio of each mode, within 0.9 to 1.15: more would hide what the terms miss.
     """
-    mode = np.array(modes)
-    best: tuple[float, float, dict[str, float]] = (np.inf, 0.0, {})
-    for kappa in np.linspace(0.0, 1.0, 101):
-        ratio = np.log(measured_s / (warm_s + kappa * cold_s))
-        whole = {
-            name: float(np.clip(np.exp(np.median(ratio[mode == name])), 0.9, 1.15)) for name in dict.fromkeys(modes)
-        }
-        error = float(np.mean([abs(r - np.log(whole[name])) for r, name in zip(ratio, modes)]))
-        error += _KAPPA_PULL * ((kappa - _KAPPA) / 0.1) ** 2  # so few nets tell it to 0.2 or so
-        if error < best[0] - 1e-9:
-            best = (error, float(kappa), whole)
-    return best[1], best[2]
+    ratio, mode = measured_s / predicted_s, np.array(modes)
+    return {name: float(np.clip(np.median(ratio[mode == name]), 0.9, 1.15)) for name in dict.fromkeys(modes)}

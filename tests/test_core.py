@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from costmodel.core.cpu import price_cpu, sweep_cpu
 from costmodel.core.energy import op_energy
 from costmodel.core.gpu import price_gpu
-from costmodel.core.table import UNITS, CpuRates, GpuRates, OpTable
+from costmodel.core.table import F8, UNITS, CpuRates, GpuRates, OpTable
 from costmodel.core.timeline import two_queues
 from costmodel.core.traffic import reuse_distance
 
@@ -34,6 +34,7 @@ def make_table(rng: np.random.Generator, n: int) -> OpTable:
         work=rng.uniform(0, 1e9, n) * rng.integers(0, 2, n),
         calls=rng.integers(0, 3, n).astype(float),
         tiles=rng.integers(0, 500, n).astype(float),
+        code=rng.integers(0, 4, n).astype(np.int32),
         term_ptr=np.concatenate(([0], np.cumsum(terms))).astype(np.int64),
         term=rng.integers(0, TERMS, int(terms.sum())).astype(np.int32),
         amount=rng.uniform(0, 1e6, int(terms.sum())),
@@ -44,10 +45,14 @@ def make_table(rng: np.random.Generator, n: int) -> OpTable:
     )
 
 
+def distances(rng: np.random.Generator, table: OpTable) -> tuple[F8, F8]:
+    return reuse_distance(table.use_storage, table.use_bytes, 8), 10 ** rng.uniform(3, 9, len(table.kind))
+
+
 def make_cpu(rng: np.random.Generator) -> CpuRates:
     return CpuRates(
         overhead_s=rng.uniform(0, 1e-5, KINDS),
-        cold_s=rng.uniform(0, 1e-5, KINDS),
+        cold_s=np.sort(rng.uniform(0, 1e-5, (KINDS, LEVELS)), axis=1),
         work_s=rng.uniform(1e-12, 1e-9, (KINDS, len(UNITS))),
         term_s=rng.uniform(0, 1e-9, TERMS),
         read_s=np.sort(rng.uniform(1e-12, 1e-9, (KINDS, LEVELS)), axis=1),
@@ -89,9 +94,9 @@ def test_reuse_distance_is_an_lru_stack(seed: int, n: int) -> None:
 def test_cpu_prices_like_its_twin_and_parts_add_up(seed: int, n: int) -> None:
     rng = np.random.default_rng(seed)
     table, rates = make_table(rng, n), make_cpu(rng)
-    distance = reuse_distance(table.use_storage, table.use_bytes, 8)
-    seconds, parts = price_cpu(table, distance, rates)
-    expected, expected_parts = naive.price_cpu(table, distance, rates)
+    distance, code_distance = distances(rng, table)
+    seconds, parts = price_cpu(table, distance, code_distance, rates)
+    expected, expected_parts = naive.price_cpu(table, distance, code_distance, rates)
     np.testing.assert_allclose(seconds, expected, rtol=1e-9)
     np.testing.assert_allclose(parts, np.array(expected_parts).reshape(n, 2 + LEVELS), rtol=1e-9, atol=1e-18)
     assert (seconds >= parts.max(axis=1, initial=0.0) - 1e-15).all()
@@ -103,7 +108,7 @@ def test_cpu_prices_like_its_twin_and_parts_add_up(seed: int, n: int) -> None:
 def test_gpu_prices_like_its_twin(seed: int, n: int) -> None:
     rng = np.random.default_rng(seed)
     table, rates = make_table(rng, n), make_gpu(rng)
-    distance = reuse_distance(table.use_storage, table.use_bytes, 8)
+    distance, _ = distances(rng, table)
     seconds, _ = price_gpu(table, distance, rates)
     np.testing.assert_allclose(seconds, naive.price_gpu(table, distance, rates), rtol=1e-9)
 
@@ -113,11 +118,15 @@ def test_gpu_prices_like_its_twin(seed: int, n: int) -> None:
 def test_a_faster_device_is_never_slower(seed: int, n: int) -> None:
     rng = np.random.default_rng(seed)
     table, rates = make_table(rng, n), make_cpu(rng)
-    distance = reuse_distance(table.use_storage, table.use_bytes, 8)
-    slow, _ = price_cpu(table, distance, rates)
-    bigger = price_cpu(table, distance, rates._replace(capacity=rates.capacity * 2))[0]
-    wider = price_cpu(table, distance, rates._replace(read_s=rates.read_s / 2, write_s=rates.write_s / 2))[0]
-    faster = price_cpu(table, distance, rates._replace(work_s=rates.work_s / 2, term_s=rates.term_s / 2))[0]
+    distance, code_distance = distances(rng, table)
+    slow, _ = price_cpu(table, distance, code_distance, rates)
+    bigger = price_cpu(table, distance, code_distance, rates._replace(capacity=rates.capacity * 2))[0]
+    wider = price_cpu(
+        table, distance, code_distance, rates._replace(read_s=rates.read_s / 2, write_s=rates.write_s / 2)
+    )[0]
+    faster = price_cpu(
+        table, distance, code_distance, rates._replace(work_s=rates.work_s / 2, term_s=rates.term_s / 2)
+    )[0]
     for better in (bigger, wider, faster):
         assert (better <= slow * (1 + 1e-12)).all()
 
@@ -127,9 +136,9 @@ def test_a_faster_device_is_never_slower(seed: int, n: int) -> None:
 def test_a_sweep_is_the_sum_of_its_prices(seed: int, n: int) -> None:
     rng = np.random.default_rng(seed)
     table, rates = make_table(rng, n), make_cpu(rng)
-    distance = reuse_distance(table.use_storage, table.use_bytes, 8)
+    distance, code_distance = distances(rng, table)
     scales = rng.uniform(0.5, 2, (4, 3))
-    totals = sweep_cpu(table, distance, rates, *scales)
+    totals = sweep_cpu(table, distance, code_distance, rates, *scales)
     for v in range(3):
         variant = rates._replace(
             work_s=rates.work_s * scales[0, v],
@@ -140,7 +149,7 @@ def test_a_sweep_is_the_sum_of_its_prices(seed: int, n: int) -> None:
             cold_s=rates.cold_s * scales[2, v],
             capacity=rates.capacity * scales[3, v],
         )
-        assert totals[v] == pytest.approx(price_cpu(table, distance, variant)[0].sum(), rel=1e-9)
+        assert totals[v] == pytest.approx(price_cpu(table, distance, code_distance, variant)[0].sum(), rel=1e-9)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=0, max_size=30))

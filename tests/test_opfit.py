@@ -9,14 +9,17 @@ import pytest
 
 from costmodel.core.traffic import beyond
 from costmodel.costs import OpSpec, TensorSpec, formula_for
-from costmodel.opfit import LEVELS, choose_capacity, fit_kappa, fit_kinds, points_of
+from costmodel.lower import CODE_BYTES
+from costmodel.opfit import LEVELS, choose_capacity, fit_kinds, fit_whole, points_of
 
-FLUSH = 64e6
+FLUSH, BETWEEN = 64e6, 5e6
 CAPACITY = {"L2": 1e6, "L3": 16e6}
 # seconds: what the made-up machine costs
-OVERHEAD, COLD = 4e-6, 3e-6
+OVERHEAD, COLD = 4e-6, {"L3": 2e-6, "dram": 6e-6}
 RATE = {"read L3": 4e-11, "read dram": 1.2e-10, "write L3": 6e-11, "write dram": 2e-10}
 WORK = 3e-11
+# bytes that went by since the op's code ran, by state
+STATES = {"hot": 0.0, "between": BETWEEN, "warm": FLUSH, "cold": FLUSH}
 
 
 def lines(name: str, shapes: list[tuple[int, ...]], noise: float = 0.0, seed: int = 0) -> list[dict[str, Any]]:
@@ -28,16 +31,18 @@ def lines(name: str, shapes: list[tuple[int, ...]], noise: float = 0.0, seed: in
         inputs, outputs = [[list(shape), "float32", stride]], [[list(shape), "float32", stride]]
         line: dict[str, Any] = {
             "op": f"{name}.default", "inputs": inputs, "outputs": outputs, "attrs": {}, "storage": [0, 1],
-            "weight": [False], "cold_output": i % 2 == 0,
+            "weight": [False], "cold_output": i % 2 == 0, "between_bytes": BETWEEN,
         }  # fmt: skip
         spec = TensorSpec(shape, "float32", tuple(stride))
         formula = formula_for(name)
         assert formula is not None
         terms = formula(OpSpec(name, (spec,), (spec,), {}, 1)).terms
         size = float(spec.nbytes)
-        for state in ("hot", "warm", "cold"):
-            t = OVERHEAD + (0.0 if state == "hot" else COLD) + WORK * sum(terms.values())
-            away = {"hot": (0.0, 0.0), "warm": (0.0, 0.0), "cold": (1.0, float(line["cold_output"]))}[state]
+        for state, code_away in STATES.items():
+            d = CODE_BYTES + 2 * size + code_away
+            past2, past3 = beyond(d, CAPACITY["L2"]), beyond(d, CAPACITY["L3"])
+            t = OVERHEAD + past2 * ((1 - past3) * COLD["L3"] + past3 * COLD["dram"]) + WORK * sum(terms.values())
+            away = (1.0, float(line["cold_output"])) if state == "cold" else (0.0, 0.0)
             for way, moved in zip(("read", "write"), away):
                 d = 2 * size + FLUSH * moved
                 past2, past3 = beyond(d, CAPACITY["L2"]), beyond(d, CAPACITY["L3"])
@@ -74,9 +79,9 @@ def test_constants_that_made_the_points_are_found(made: list[dict[str, Any]]) ->
 
 
 def test_effective_cache_sizes_are_found(made: list[dict[str, Any]]) -> None:
-    points, gaps = points_of(made, 1)
+    points, gaps = points_of(made, 1, FLUSH)
     assert not gaps
-    assert choose_capacity(points, FLUSH) == CAPACITY
+    assert choose_capacity(points) == CAPACITY
 
 
 def test_noise_is_averaged_and_told() -> None:
@@ -99,7 +104,7 @@ def test_a_rate_that_no_point_shows_is_the_priors() -> None:
     small = lines("aten::relu", [(n,) for n in range(64, 2000, 60)])
     prior = {"read L3": 1e-11, "read dram": 2e-11, "write L3": 3e-11, "write dram": 4e-11}
     for line in small:
-        line["warm"], line["cold"] = [], []  # nothing ever left the nearest cache
+        line["between"], line["warm"], line["cold"] = [], [], []  # nothing ever left the nearest cache
     ((_, k),) = fit(small, device_s_per_byte=prior).kinds.items()
     for level in LEVELS:
         assert k.read_s[level] <= 4 * prior[f"read {level}"] * (1 + 1e-9)
@@ -110,17 +115,17 @@ def test_a_rate_that_no_point_shows_is_the_priors() -> None:
 def test_nothing_is_negative_whatever_the_points(made: list[dict[str, Any]]) -> None:
     rng = np.random.default_rng(1)
     for line in (raw := [dict(line) for line in made]):
-        for state in ("hot", "warm", "cold"):
+        for state in STATES:
             line[state] = list(10 ** rng.uniform(-7, -1, 9))
     for k in fit(raw).kinds.values():
-        for value in (k.overhead_s, k.cold_s, *k.term_s.values(), *k.read_s.values(), *k.write_s.values()):
+        for value in (k.overhead_s, *k.cold_s.values(), *k.term_s.values(), *k.read_s.values(), *k.write_s.values()):
             assert 0 <= value < np.inf
 
 
 def test_too_few_points_make_no_class_and_unknown_ops_are_counted() -> None:
     raw = lines("aten::relu", shapes(3))
     raw += [{**line, "op": "nobody::knows.default"} for line in raw[:2]]
-    points, gaps = points_of(raw, 1)
+    points, gaps = points_of(raw, 1, FLUSH)
     assert len(points) == 3
     assert gaps == {"nobody::knows": 2}
     found = fit(raw)
@@ -129,14 +134,18 @@ def test_too_few_points_make_no_class_and_unknown_ops_are_counted() -> None:
     assert fit([]).points == 0
 
 
-def test_kappa_and_a_factor_a_mode_are_found() -> None:
+def test_code_from_l3_is_never_dearer_than_from_dram(made: list[dict[str, Any]]) -> None:
+    rng = np.random.default_rng(2)
+    noisy = [{**line, **{s: list(np.array(line[s]) * rng.uniform(0.5, 2, 9)) for s in STATES}} for line in made]
+    for k in fit(noisy).kinds.values():
+        assert 0 <= k.cold_s["L3"] <= k.cold_s["dram"]
+
+
+def test_a_factor_a_mode_is_found() -> None:
     rng = np.random.default_rng(0)
-    warm, cold = rng.uniform(1, 5, 12), rng.uniform(0.1, 3, 12)
+    predicted = rng.uniform(1, 5, 12)
     modes = ["infer", "train"] * 6
     true = np.where(np.array(modes) == "infer", 1.05, 0.95)
-    kappa, whole = fit_kappa(warm, cold, true * (warm + 0.4 * cold), modes)
-    assert kappa == pytest.approx(0.4, abs=0.011)
-    assert whole == pytest.approx({"infer": 1.05, "train": 0.95}, rel=0.01)
-    kappa, whole = fit_kappa(warm, cold, 3.0 * (warm + cold), modes)
-    assert 0.4 < kappa < 1.0  # pulled to the data's 1, held by the prior's 0.2
-    assert whole == {"infer": 1.15, "train": 1.15}, "what the model has no room for is not hidden in a constant"
+    assert fit_whole(predicted, true * predicted, modes) == pytest.approx({"infer": 1.05, "train": 0.95}, rel=0.01)
+    hidden = fit_whole(predicted, 3.0 * predicted, modes)
+    assert hidden == {"infer": 1.15, "train": 1.15}, "what the model has no room for is not hidden in a constant"

@@ -26,6 +26,7 @@ class OpTable(NamedTuple):
         work: (n,) operations that the hardware issues, padded to the micro-kernel.
         calls: (n,) kernels launched on a GPU.
         tiles: (n,) output tiles, for wave quantisation on a GPU.
+        code: (n,) number of the code that runs the op; ops with the same find it where the last one left it.
         term_ptr, term, amount: features of the time model; op i has ``term[term_ptr[i]:term_ptr[i + 1]]``.
         use_ptr, use_storage, use_bytes, use_write: operands; bytes read from or written to each storage.
     """
@@ -36,6 +37,7 @@ class OpTable(NamedTuple):
     work: F8
     calls: F8
     tiles: F8
+    code: I4
     term_ptr: I8
     term: I4
     amount: F8
@@ -67,7 +69,7 @@ class CpuRates(NamedTuple):
 
     Attributes:
         overhead_s: (K,) seconds of every op, whatever its size (dispatch, library call).
-        cold_s: (K,) seconds more because code and metadata are cold in a whole model.
+        cold_s: (K, L) seconds more where the op's code comes from that level (0 of the nearest).
         work_s: (K, U) seconds an operation of `work` (0 where a kind has fitted terms).
         term_s: (T,) seconds a unit of each fitted term.
         read_s, write_s: (K, L) seconds a byte from and to each level, the nearest first, DRAM last.

@@ -44,15 +44,25 @@ def batch_norm(op: OpSpec) -> Cost:
         training = False
     return Cost(
         (AFFINE + (STATISTICS if training else 0)) * x.numel,
-        "batch_norm_train" if training else "batch_norm_eval",
+        ("batch_norm_train" if training else "batch_norm_eval") + _by_layout(x),
         terms=_channel_terms(x),
         workspace=_vectors(x, bool(training), op.threads) * channels * x.itemsize,
     )
 
 
+def _by_position(x: TensorSpec) -> bool:
+    """Whether the kernel's inner loop runs over channels, not over the positions of a plane."""
+    return channels_last(x) or len(x.shape) == 2
+
+
+def _by_layout(x: TensorSpec) -> str:
+    """Suffix of the class: two loops, of which the one over planes adds up one double after the other."""
+    return "_channels_last" if _by_position(x) else ""
+
+
 def _vectors(x: TensorSpec, training: bool, threads: int) -> int:
     """Vectors of one value a channel that the kernel of this layout keeps: scale and shift, or partial sums."""
-    by_position = channels_last(x) or len(x.shape) == 2
+    by_position = _by_position(x)
     if not (x.contiguous or by_position):
         return 0 if training else 3
     return 2 + (threads if training and by_position else 0)
@@ -73,7 +83,7 @@ def batch_norm_backward(op: OpSpec) -> Cost:
     sums = 4 if train and to_x else (3 if to_w else 0) + (1 if to_b else 0)
     return Cost(
         (sums + ((5 if train else 1) if to_x else 0)) * g.numel,
-        "batch_norm_train_backward" if train else "batch_norm_eval_backward",
+        ("batch_norm_train_backward" if train else "batch_norm_eval_backward") + _by_layout(x),
         terms=_channel_terms(x),
         # one more map where input and gradient lie alike, one vector where they do not
         workspace=x.numel * x.itemsize if _alike(g, x) else _channels(x)[1] * x.itemsize,

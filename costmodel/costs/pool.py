@@ -52,6 +52,7 @@ def _pool(op: OpSpec, kind: str, flops_result: int) -> Cost:
     window = _window(op, x, y)
     terms = {"results": float(y.numel), "taps": float(y.numel * window), "n": float(x.numel)}
     copies = 0 if channels_last(x) else copy_bytes(x)
+    kind += "_channels_last" if channels_last(x) else ""
     return Cost(y.numel * (window + flops_result), kind, terms=terms, workspace=copies)
 
 

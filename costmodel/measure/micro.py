@@ -1,10 +1,10 @@
-"""Isolated ops timed in three states of the caches: what `calibrate` fits.
+"""Isolated ops timed in four states of the caches: what `calibrate` fits.
 
-**hot**: the op again and again. **warm**: after 64 MB of other data went by, with the activations and the memory of the
-output touched again: what a model's layer finds (weights cold, input just written). **cold**: after the 64 MB, the
-inputs not touched, and the output's memory touched for every other point, which tells reading from writing. After
-other data went by, the op's code is cold as well; the fit separates the two because it sees hot, warm and cold
-together (LATENCY.md, micro-benchmark design).
+**hot**: the op again and again. **between**: after a dozen other ops, which leave its code and weights to L3, with the
+activations and the memory of the output touched again: what a model's layer finds. **warm**: the same after 64 MB of
+other data, which leave code and weights to DRAM. **cold**: after the 64 MB, the inputs not touched, and the output's
+memory touched for every other point, which tells reading from writing. The fit separates where code comes from and
+where data do because it sees the states together (LATENCY.md, micro-benchmark design and Next 1).
 
 ``python -m costmodel.measure.micro`` is the process that measures: it writes one JSON line a point to a file, and goes
 on where an earlier run was stopped.
@@ -38,7 +38,7 @@ __all__ = ["FLUSH_BYTES", "GENERATORS", "measure_points", "plan"]
 FLUSH_BYTES = 64 << 20
 # name -> (generator, share of the points, used by training only)
 GENERATORS = {**micro_ops.GENERATORS, **micro_methods.GENERATORS, **micro_ssm.GENERATORS}
-_REPEATS = {"hot": 9, "warm": 3, "cold": 2}
+_REPEATS = {"hot": 9, "between": 4, "warm": 2, "cold": 2}
 
 
 def plan(points: int, train: bool) -> list[tuple[str, int]]:
@@ -92,12 +92,46 @@ def _describe(call: Call) -> dict[str, Any] | None:
     }
 
 
-def _time_point(call: Call, flush: np.ndarray, cold_output: bool) -> dict[str, list[float]]:
+class Others:
+    """A dozen ops of a net, each of another kernel, on tensors of some `bytes` together: what runs between two of a
+    kind."""
+
+    def __init__(self) -> None:
+        rand, aten = torch.rand, torch.ops.aten
+        image, tokens = rand(1, 32, 40, 40), rand(96, 256)
+        calls: list[tuple[Any, tuple[Any, ...]]] = [
+            (aten.convolution.default, (image, rand(32, 32, 3, 3), None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1)),
+            (aten.native_batch_norm.default, (image, *(rand(32) for _ in range(4)), False, 0.1, 1e-5)),
+            (aten.relu.default, (rand(1, 32, 40, 40),)),
+            (aten.max_pool2d_with_indices.default, (rand(1, 16, 32, 32), [2, 2], [2, 2])),
+            (aten.add.Tensor, (rand(200_000), rand(200_000))),
+            (aten.mm.default, (tokens, rand(256, 256))),
+            (aten.native_layer_norm.default, (rand(96, 256), [256], rand(256), rand(256), 1e-5)),
+            (aten._softmax.default, (rand(4, 64, 64), -1, False)),
+            (aten.gelu.default, (rand(96, 256),)),
+            (aten.bmm.default, (rand(4, 64, 32), rand(4, 32, 64))),
+            (aten.cat.default, ([rand(1, 16, 40, 40), rand(1, 16, 40, 40)], 1)),
+            (aten.clone.default, (rand(128, 256).t(),)),
+            (aten.mean.dim, (rand(1, 64, 40, 40), [2, 3])),
+        ]
+        self.calls = calls
+        touched = [t for func, args in calls for t in _tensors([*args, func(*args)])]
+        self.bytes = float(sum(t.nbytes for t in {id(t): t for t in touched}.values()))
+
+    def run(self, func: Any) -> None:
+        """All of them but those of `func`'s own operator."""
+        name = func.name().partition(".")[0]
+        for other, args in self.calls:
+            if other.name().partition(".")[0] != name:
+                other(*args)
+
+
+def _time_point(call: Call, others: Others, flush: np.ndarray, cold_output: bool) -> dict[str, list[float]]:
     """Seconds of the repeats in each state."""
     func, args = call.func, call.args
     clock = time.perf_counter_ns
     activations = [a for i, a in enumerate(args) if i not in call.weights]
-    result: dict[str, list[float]] = {"hot": [], "warm": [], "cold": []}
+    result: dict[str, list[float]] = {state: [] for state in _REPEATS}
     func(*args)
     func(*args)
     spent = 0.0
@@ -110,13 +144,16 @@ def _time_point(call: Call, flush: np.ndarray, cold_output: bool) -> dict[str, l
             break
     if result["hot"][-1] > 0.05:  # larger than any cache: the states are the same
         return result
-    for state in ("warm", "cold"):
+    for state in ("between", "warm", "cold"):
         for _ in range(_REPEATS[state]):
             out = func(*args)  # where the next output goes: freed below, taken again by the timed call
-            flush.sum()
-            if state == "warm":
+            if state == "between":
+                others.run(func)
+            else:
+                flush.sum()
+            if state != "cold":
                 _touch(activations)
-            if state == "warm" or not cold_output:
+            if state != "cold" or not cold_output:
                 for t in _tensors(out):
                     t.fill_(1) if t.numel() else None
             del out
@@ -132,7 +169,7 @@ def _run(path: Path, points: int, train: bool, threads: int, dtype: torch.dtype,
     torch.manual_seed(0)
     done = {(p["generator"], p["seed"]) for p in read_points(path)}
     todo = [p for p in plan(points, train) if p not in done]
-    flush = np.ones(FLUSH_BYTES // 8)
+    flush, others = np.ones(FLUSH_BYTES // 8), Others()
     gc.disable()
     end = time.monotonic() + seconds
     with open(path, "a") as file, torch.no_grad():
@@ -146,8 +183,9 @@ def _run(path: Path, points: int, train: bool, threads: int, dtype: torch.dtype,
             described = _describe(call)
             if described is not None:
                 cold_output = seed % 2 == 0
-                timed = _time_point(call, flush, cold_output)
-                line = {"generator": name, "seed": seed, **described, "cold_output": cold_output, **timed}
+                timed = _time_point(call, others, flush, cold_output)
+                state = {"cold_output": cold_output, "between_bytes": others.bytes}
+                line = {"generator": name, "seed": seed, **described, **state, **timed}
                 file.write(json.dumps(line) + "\n")
                 file.flush()
             sys.stdout.write(f"{len(done) + n + 1} {len(done) + len(todo)} {name}\n")

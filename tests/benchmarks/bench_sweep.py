@@ -32,6 +32,7 @@ def first(table: OpTable, n: int) -> OpTable:
         work=table.work[:n],
         calls=table.calls[:n],
         tiles=table.tiles[:n],
+        code=table.code[:n],
         term_ptr=table.term_ptr[: n + 1],
         term=table.term[:terms],
         amount=table.amount[:terms],
@@ -60,16 +61,17 @@ def main() -> None:
     table = first(lowered.table, OPS)
     storages = len(lowered.graph.storage_bytes) + 1
     distance = reuse_distance(table.use_storage, table.use_bytes, storages)
+    code_distance = lowered.code_distance[:OPS]
     rng = np.random.default_rng(0)
     scales = np.exp(rng.uniform(-1, 1, (4, VARIANTS)))
     cases = {
-        f"price_cpu, {OPS:,} ops": (times(lambda: price_cpu(table, distance, rates), 300), OPS),
+        f"price_cpu, {OPS:,} ops": (times(lambda: price_cpu(table, distance, code_distance, rates), 300), OPS),
         f"reuse_distance, {OPS:,} ops": (
             times(lambda: reuse_distance(table.use_storage, table.use_bytes, storages), 100),
             OPS,
         ),
         f"sweep_cpu, {VARIANTS:,} × {OPS:,}": (
-            times(lambda: sweep_cpu(table, distance, rates, *scales), 5),
+            times(lambda: sweep_cpu(table, distance, code_distance, rates, *scales), 5),
             OPS * VARIANTS,
         ),
     }

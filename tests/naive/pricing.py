@@ -37,7 +37,7 @@ def uses_of(table: Any, i: int) -> list[tuple[int, float, bool]]:
     ]
 
 
-def price_cpu(table: Any, distance: Any, rates: Any) -> tuple[list[float], list[list[float]]]:
+def price_cpu(table: Any, distance: Any, code_distance: Any, rates: Any) -> tuple[list[float], list[list[float]]]:
     seconds, parts = [], []
     levels = rates.read_s.shape[1]
     for i in range(len(table.kind)):
@@ -54,7 +54,9 @@ def price_cpu(table: Any, distance: Any, rates: Any) -> tuple[list[float], list[
                 rate = (rates.write_s if write else rates.read_s)[k][level]
                 by_level[level] += size * (reach[level] - reach[level + 1]) * rate
         traffic = sum(by_level)
-        overhead = rates.overhead_s[k] + rates.cold_s[k]
+        reach = [math.prod(beyond(code_distance[i], c) for c in rates.capacity[:level]) for level in range(levels)]
+        cold = sum((a - b) * rates.cold_s[k][level] for level, (a, b) in enumerate(zip(reach, [*reach[1:], 0.0])))
+        overhead = rates.overhead_s[k] + cold
         hidden = rates.overlap[k] * min(compute, traffic)
         seconds.append(overhead + compute + traffic - hidden)
         parts.append([overhead, compute, *by_level])
