@@ -85,6 +85,22 @@ class Front:
     budget: Mapping[str, float]
     within_budget: int | None
 
+    @property
+    def choices(self) -> tuple[tuple[float, int], ...]:
+        """Which point to take under which budget on this axis: (the least limit that it is surely within, its index).
+
+        Rising in both cost and accuracy; the last one is taken however large the budget is. A point is surely within
+        a limit when the upper bound of its cost is.
+        """
+        found: list[tuple[float, int]] = []
+        for i in sorted(range(len(self.points)), key=lambda i: (self.points[i].costs[self.axis].high, self._loss(i))):
+            if not found or self._loss(i) < self._loss(found[-1][1]):
+                found.append((self.points[i].costs[self.axis].high, i))
+        return tuple(found)
+
+    def _loss(self, i: int) -> float:
+        return self.points[i].loss()
+
 
 def pareto(
     points: Sequence[Point], *, axis: str = "latency_s", budget: Mapping[str, float] | None = None

@@ -128,3 +128,22 @@ def test_what_cannot_be_asked() -> None:
         pareto([point(1, 1)], budget={"memory": 1})
     with pytest.raises(CostmodelError, match=r"different metrics do not share a front: \['accuracy', 'perplexity'\]"):
         pareto([point(1, 1), point(1, 1, metric="perplexity")])
+
+
+@given(many, st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_the_choices_are_what_each_budget_asks_for(pairs: list[tuple[float, float]], higher: bool) -> None:
+    points = [point(a, c, higher_is_better=higher) for a, c in pairs]
+    choices = pareto(points)["d"].choices
+    limits = [limit for limit, _ in choices]
+    assert limits == sorted(set(limits))
+    for k, (limit, i) in enumerate(choices):
+        front = pareto(points, budget={"latency_s": limit})["d"]
+        assert front.within_budget is not None
+        assert front.points[front.within_budget].loss() == front.points[i].loss()
+        if k + 1 < len(choices):
+            just_under = pareto(points, budget={"latency_s": limits[k + 1] * (1 - 1e-9)})["d"]
+            assert just_under.within_budget is not None
+            assert just_under.points[just_under.within_budget].loss() == just_under.points[i].loss()
+    none = pareto(points, budget={"latency_s": limits[0] * (1 - 1e-9)})["d"]
+    assert none.within_budget is None

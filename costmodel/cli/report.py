@@ -21,7 +21,7 @@ def report(
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of the whole jobs shown for training traces.")] = 3,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Of an epoch of those jobs.")] = 50_000,
 ) -> None:
-    """Write one HTML page (and the fronts as PNG): saved traces priced, saved runs against predictions, every source.
+    """Write one HTML page: saved traces priced, saved runs against predictions, fronts (as pictures and tables, too).
 
     Nothing is measured or trained: what the page shows is in --traces, --runs and the kept task results.
     """
@@ -32,7 +32,7 @@ def report(
     from ..tasks.collect import fronts_of_results, priced_traces, validated_runs
     from ._progress import bar
 
-    devices = [load_device(name) for name in device or ("raspberry-pi-4b", "epyc-zen4-vm-2c")]
+    devices = [load_device(name) for name in device or ("raspberry-pi-4b", "epyc-zen4-vm-2c", "jetson-orin-nano-8g")]
     with bar("report") as progress:
         progress(0, 3, "traces")
         estimates = priced_traces(traces, devices)
@@ -47,5 +47,10 @@ def report(
     title = "costmodel: what it costs, and how sure we are"
     page = render(whole, "html", output / "index.html", title=title)
     figures = render(whole, "json", output / "index.json", title=title)
-    pictures = [render(f, "png", output / f"pareto-{f.points[0].family}-{f.device}-{f.axis}.png") for f in fronts]
-    print("wrote", ", ".join(str(p) for p in (page, figures, *pictures)))
+    pictures = [
+        render(f, kind, output / f"pareto-{f.points[0].family}-{f.device}-{f.axis}.{kind}")
+        for f in fronts
+        for kind in ("png", "svg")
+    ]
+    tables = [render(fronts, "markdown", output / "fronts-tables.md")] if fronts else []
+    print("wrote", ", ".join(str(p) for p in (page, figures, *tables)), f"and {len(pictures)} pictures beside them")

@@ -20,7 +20,8 @@ def listing(report: Report) -> list[Block]:
     blocks: list[Block] = []
     for front in report.fronts:
         table = _of_front.front_table(front)
-        blocks.append((table.title, _of_front.front_answer(front), (table,)))
+        choices = _of_front.choices_table(front)
+        blocks.append((table.title, _of_front.front_answer(front), (table, *([choices] if choices else []))))
     if report.checks:
         blocks.append(
             ("Budget", _of_comparison.checks_answer(report.checks), (_of_comparison.checks_table(report.checks),))

@@ -8,7 +8,7 @@ from ._of_estimate import ranged
 from ._of_validation import form_of, title_of
 from ._table import Cell, Column, Table, cell
 
-__all__ = ["accuracy", "budget_text", "front_answer", "front_table", "standing"]
+__all__ = ["accuracy", "budget_text", "choices_table", "front_answer", "front_table", "standing"]
 
 
 def accuracy(point: Point) -> str:
@@ -62,10 +62,10 @@ def front_table(front: Front) -> Table:
     measured = any(front.axis in p.measured for p in points)
     metric = points[0].metric if points else "accuracy"
     better = "" if not points else " ↑" if points[0].higher_is_better else " ↓"
-    columns = [
-        Column("point"), Column("method"), Column(f"{metric}{better}", True), Column("seeds", True),
-        Column(title_of(front.axis), True), Column("interval", True),
-    ]  # fmt: skip
+    named = any(p.method != p.name for p in points)  # a column that repeats another takes the room of the last ones
+    columns = [Column("point"), *([Column("method")] if named else [])]
+    columns += [Column(f"{metric}{better}", True), Column("seeds", True)]
+    columns += [Column(title_of(front.axis), True), Column("interval", True)]
     if measured:
         columns.append(Column("measured", True))
     columns.append(Column("standing"))
@@ -74,7 +74,7 @@ def front_table(front: Front) -> Table:
         cost = p.costs[front.axis]
         row: list[Cell] = [
             cell(p.name),
-            cell(p.method),
+            *([cell(p.method)] if named else []),
             cell(accuracy(p), p.accuracy),
             cell(p.seeds, p.seeds),
             cell(form(cost.point), cost.point),
@@ -91,6 +91,33 @@ def front_table(front: Front) -> Table:
         tuple(columns),
         tuple(rows),
         note=volume if len(points) > 1 else "",
+    )
+
+
+def choices_table(front: Front) -> Table | None:
+    """Which point to take under which budget; None without points."""
+    if not front.points:
+        return None
+    form, metric = form_of(front.axis), front.points[0].metric
+    rows = []
+    for limit, i in front.choices:
+        point = front.points[i]
+        cost = point.costs[front.axis]
+        rows.append(
+            (
+                cell(f"from {form(limit)}", limit),
+                cell(point.name),
+                cell(accuracy(point), point.accuracy),
+                cell(ranged(cost, form), cost.point),
+            )
+        )
+    least = front.choices[0][0]
+    axis = title_of(front.axis)
+    return Table(
+        f"Which to take under which budget of {axis} on {front.device}",
+        (Column(f"budget of {axis}", True), Column("take"), Column(metric, True), Column("predicted", True)),
+        tuple(rows),
+        note=f"Tested on upper bounds: under {form(least)} none is surely within.",
     )
 
 

@@ -145,6 +145,7 @@ def _fronts(fronts: Sequence[Front], figures: _Figures) -> list[dict[str, Any]]:
                     "answer": _of_front.front_answer(f),
                     "figure": figures.add(front_figure(f)),
                     "table": _of_front.front_table(f),
+                    "choices": _of_front.choices_table(f),
                 }
                 for f in members
             ],

@@ -84,6 +84,7 @@ def _front(front: Front) -> dict[str, Any]:
         "hypervolume": front.hypervolume,
         "budget": dict(front.budget),
         "best_within_budget": None if front.within_budget is None else front.points[front.within_budget].name,
+        "choices": [{"from": limit, "take": front.points[i].name} for limit, i in front.choices],
         "points": [
             {**_point(p), "optimal": front.optimal[i], "sure": front.sure[i]} for i, p in enumerate(front.points)
         ],

@@ -142,6 +142,7 @@ def front_table(fronts: Front | Mapping[str, Front]) -> Group:
                 Text(_of_front.front_answer(front), style="bold"),
                 "",
                 drawn(_of_front.front_table(front)),
+                *(drawn(table) for table in (_of_front.choices_table(front),) if table),
             )
         )
     )
