@@ -25,6 +25,7 @@ from costmodel.measure.suite import QUICK
 from costmodel.report import render
 from costmodel.report._of_study import study_tables
 from costmodel.suites import Options, run, suites
+from costmodel.tasks.collect import validated_runs
 from costmodel.validate import Ablated, Case, ClassError, Validation
 
 ZEN = "epyc-zen4-vm-2c"
@@ -132,6 +133,18 @@ def test_a_recorded_run_is_scored_without_running_anything(tmp_path: Path, monke
     text = str(render(found, "markdown"))
     assert "development, training" in text
     assert "without cache levels" in text
+
+
+def test_kept_repeats_are_in_the_report_the_frozen_half_first(tmp_path: Path) -> None:
+    wall = {"wall_s": [1e-3] * 3, "cpu_s": [1e-3] * 3, "preempted": [False] * 3}
+    for part in ("development", "frozen"):
+        add_repeats(tmp_path / ZEN / f"{part}.jsonl", MLP, wall)
+    measure_op_times([], tmp_path / ZEN / "ops" / "development.jsonl")
+    found, files = validated_runs(tmp_path)
+    assert found is not None
+    assert [c.group for c in found.cases] == ["frozen", "development"]
+    assert found.summary["latency_s"].n == 1
+    assert [Path(f.file).name for f in files] == ["frozen.jsonl", "development.jsonl"]
 
 
 # Ablation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from .repeats import Raw, add_repeats, read_repeats, refuse_another_machine
 from .worker import Worker
 
 __all__ = [
-    "QUICK", "Measured", "Progress", "compare", "measure_groups", "measure_job", "pairwise_noise", "run_suite",
+    "QUICK", "Measured", "Progress", "compare", "kept_cases", "measure_groups", "measure_job", "pairwise_noise",
+    "run_suite",
 ]  # fmt: skip
 
 Progress = Callable[[int, int, str], None]
@@ -298,6 +299,22 @@ def compare(job: Job, measured: Measured, device: Device, runtime: str | None = 
         measured=float(measured.peak_live_bytes),
     )
     return [latency, live]
+
+
+def kept_cases(path: Path, device: Device, runtime: str | None = None) -> tuple[tuple[Case, ...], dict[str, str]]:
+    """Every job in a file of `repeats` against what `device` should take; the group is the file's stem.
+
+    Returns:
+        The cases; why a job could not be priced, by its name.
+    """
+    cases: list[Case] = []
+    skipped: dict[str, str] = {}
+    for job, raw in read_repeats(path).items():
+        try:
+            cases += [replace(c, group=path.stem) for c in compare(job, Measured.of(raw), device, runtime)]
+        except CostmodelError as error:
+            skipped[job.name] = str(error)
+    return fit_baseline(cases), skipped
 
 
 def measure_job(job: Job, *, processes: int = 2, seconds: float = 1.0, progress: Progress | None = None) -> Run:

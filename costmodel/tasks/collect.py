@@ -10,10 +10,11 @@ from ..errors import CostmodelError
 from ..estimate import Estimate, estimate
 from ..graph import load
 from ..measure.rebuild import estimate_of_run
+from ..measure.suite import kept_cases
 from ..pareto import Front, pareto
 from ..runs import read_runs
 from ..sources import Source, source_of
-from ..validate import Validation, validate
+from ..validate import Case, Validation, validate
 from . import families
 from .points import family_points
 from .result import committed
@@ -31,25 +32,38 @@ def priced_traces(folder: Path, targets: Sequence[Device]) -> list[Estimate]:
 
 
 def validated_runs(folder: Path) -> tuple[Validation | None, tuple[Source, ...]]:
-    """The runs kept in ``folder/<device>/*.csv``, each against what its device's profile says now, and their files."""
-    estimates, runs, skipped, files = [], [], {}, []
-    for path in sorted(folder.glob("*/*.csv")):
+    """Runs kept in ``folder/<device>/``, each against what its device's profile says now, and their files.
+
+    A ``.csv`` holds runs, a ``.jsonl`` raw repeats of a part of the host suite, of which the frozen half is summed up.
+    """
+    cases: list[Case] = []
+    skipped: dict[str, str] = {}
+    files: list[Source] = []
+    paths = (*folder.glob("*/*.csv"), *folder.glob("*/*.jsonl"))
+    for path in sorted(paths, key=lambda p: (p.stem != "frozen", p)):
         if path.parent.name == "tasks":
             continue  # runs of the arms of fronts, which are shown there
         if path.parent.name not in devices():
             skipped[str(path)] = f"no profile is named {path.parent.name}"
             continue
         device = load_device(path.parent.name)
-        read = read_runs(path)
+        found, why = kept_cases(path, device, "torch-eager") if path.suffix == ".jsonl" else _csv_cases(path, device)
         files.append(source_of(path, f"runs on {device.name}"))
-        skipped.update(read.skipped)
-        for run in read.runs:
-            try:
-                estimates.append(estimate_of_run(run, device, "torch-eager"))
-                runs.append(run)
-            except CostmodelError as error:
-                skipped[run.name] = str(error)
-    return (validate(estimates, runs, skipped) if runs else None), tuple(files)
+        cases += found
+        skipped |= why
+    return (Validation(tuple(cases), skipped) if cases else None), tuple(files)
+
+
+def _csv_cases(path: Path, device: Device) -> tuple[tuple[Case, ...], dict[str, str]]:
+    read = read_runs(path)
+    estimates, runs, skipped = [], [], dict(read.skipped)
+    for run in read.runs:
+        try:
+            estimates.append(estimate_of_run(run, device, "torch-eager"))
+            runs.append(run)
+        except CostmodelError as error:
+            skipped[run.name] = str(error)
+    return validate(estimates, runs).cases, skipped
 
 
 def fronts_of_results(names: Sequence[str] | None, targets: Sequence[Device]) -> list[Front]:
