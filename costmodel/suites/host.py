@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..device import Device
+from ..errors import CostmodelError
 from ..validate import MOST_SPREAD, Ablated, Case, ClassError, Validation, class_errors
 from . import Options, Progress
 
@@ -47,11 +48,12 @@ def run(device: Device, options: Options, progress: Progress) -> Validation:
         )
         cases += [replace(case, group=part) for case in found.cases]
         skipped |= found.skipped
+    classes = _classes(device, options, skipped) if options.op_times else ()
     return Validation(
         tuple(cases),
         skipped,
         ablation=_ablation(measured[parts[0]], device, options, progress) if options.ablation else (),
-        classes=_classes(device, options) if options.op_times else (),
+        classes=classes,
         provenance=_provenance(device, options, {j: m for part in measured.values() for j, m in part.items()}),
     )
 
@@ -73,8 +75,8 @@ def _ablation(
     )
 
 
-def _classes(device: Device, options: Options) -> tuple[ClassError, ...]:
-    """Of every step in the file, timed op by op and priced op by op."""
+def _classes(device: Device, options: Options, skipped: dict[str, str]) -> tuple[ClassError, ...]:
+    """Of every step in the file, timed op by op and priced op by op; those whose ops do not pair go to `skipped`."""
     import numpy as np
 
     from ..estimate import estimate
@@ -87,7 +89,11 @@ def _classes(device: Device, options: Options) -> tuple[ClassError, ...]:
     assert options.op_times is not None
     for job, (names, seconds) in read_op_times(options.op_times).items():
         priced = estimate(traced(job), device, runtime=options.runtime, threads=job.threads)
-        timed.append(seconds_of_trace(priced.graph, names, seconds))
+        try:
+            timed.append(seconds_of_trace(priced.graph, names, seconds))
+        except CostmodelError as error:
+            skipped[f"ops of {job.name}"] = str(error)
+            continue
         predicted.append(priced.seconds)
         kinds += [cost.kind for cost in priced.lowered.costs]
         phases += ["train" if job.mode == "train" else "infer"] * len(priced.graph)
