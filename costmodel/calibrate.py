@@ -17,7 +17,7 @@ import numpy as np
 from platformdirs import user_cache_path
 
 from .device import Device, Fit
-from .errors import CostmodelError
+from .errors import CostmodelError, FileError
 from .host import cpu_name
 from .opfit import fit_kinds, fit_whole
 from .validate import Validation, conformal
@@ -239,13 +239,16 @@ def _with_fit(
 
 
 def _fits_on_disk(fit: Fit) -> list[dict[str, Any]]:
-    """Fits that this machine already has, if they are for the same torch and processor."""
+    """Fits that this machine already has, if they are for the same torch and processor and of this model form."""
     from .device import load_device, user_profiles
 
     path = user_profiles() / "host.toml"
     if not path.exists():
         return []
-    runtime = load_device(path).runtime.get("torch-eager")
+    try:
+        runtime = load_device(path).runtime.get("torch-eager")
+    except FileError:  # written by another version of this package: it is replaced
+        return []
     return [f.model_dump() for f in (runtime.fit if runtime else ()) if (f.torch, f.cpu) == (fit.torch, fit.cpu)]
 
 
