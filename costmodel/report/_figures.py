@@ -24,7 +24,7 @@ from ..validate import Case, Validation
 from ._of_estimate import name_of
 from ._of_validation import form_of, title_of
 from ._plotly import BOUND_COLOURS, ROLE_COLOURS, axis_unit
-from ._plots_points import base_method, methods_of
+from ._plots_points import base_method, methods_of, short_metric
 from ._series import OpPoint, roofline, timeline
 
 if TYPE_CHECKING:
@@ -245,7 +245,8 @@ def front_panel(axes: Axes, front: Front) -> None:
             label="best within budget",
         )  # fmt: skip
     axes.set(xscale="log", xlabel=f"predicted {title_of(name)}" + (f" / {unit}" if unit else ""))
-    axes.set_ylabel(f"{points[0].metric} ({'higher' if points[0].higher_is_better else 'lower'} is better)")
+    better = "higher" if points[0].higher_is_better else "lower"
+    axes.set_ylabel(f"{short_metric(points[0].metric)} ({better} is better)")
     axes.set_title(f"{points[0].family} on {front.device}")
     _log(axes.xaxis, [v / factor for c in costs for v in (c.low, c.high)])
     _legend_below(axes)

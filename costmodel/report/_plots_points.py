@@ -28,7 +28,7 @@ from ._plotly import (
     shorts,
 )
 
-__all__ = ["agreement_figure", "base_method", "front_figure", "methods_of"]
+__all__ = ["agreement_figure", "base_method", "front_figure", "methods_of", "short_metric"]
 
 
 def agreement_figure(validation: Validation, quantity: str) -> Figure:
@@ -114,6 +114,15 @@ def _agreement_trace(cases: Sequence[Case], quantity: str, factor: float, name: 
 # Fronts
 
 
+def short_metric(metric: str) -> str:
+    """What an axis has room for: ``bits/byte`` of ``bits/byte, byte by byte, on …``, ``accuracy`` of ``accuracy on …``.
+
+    >>> short_metric("bits/byte, byte by byte, on 64 windows"), short_metric("accuracy on 1,000 test images")
+    ('bits/byte', 'accuracy')
+    """
+    return metric.split(",")[0].split(" on ")[0]
+
+
 def base_method(method: str) -> str:
     """``lbp_wht:order=4`` to ``lbp_wht``: what shares a colour."""
     return (method or "unmodified").split(":", 1)[0]
@@ -153,7 +162,7 @@ def front_figure(front: Front) -> Figure:
         "data": data,
         "layout": {
             "xaxis": {**_cost_ticks(front, factor), "title": {"text": f"predicted {axis_title(axis, unit)}"}},
-            "yaxis": {"title": {"text": f"{metric} ({'higher' if up else 'lower'} is better)"}},
+            "yaxis": {"title": {"text": f"{short_metric(metric)} ({'higher' if up else 'lower'} is better)"}},
             "shapes": shapes,
             "annotations": annotations,
             "hovermode": "closest",
