@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from .lower import class_scale_of, loop_s, packing_s
 from .runs import Run
 
 __all__ = [
-    "CLASSES", "FewShot", "Prior", "Row", "Step", "choose_rows", "family_of", "fit_rows", "leave_families_out",
+    "CLASSES", "FewShot", "Prior", "Row", "Step", "choose_rows", "family_of", "fit_rows", "fit_table", "leave_families_out",
     "row_of", "sample_seconds",
 ]  # fmt: skip
 
@@ -338,8 +338,22 @@ def _class_of(kind: str) -> str:
     return _CLASS_OF[name or "default"]
 
 
+def fit_table(table: Sequence[Row], prior: Prior | None = None) -> FewShot:
+    """Scales fitted to all rows of `table`, without what each of them bought."""
+    spreads = prior or Prior()
+    log_scale, covariance = _solve(table, range(len(table)), spreads)
+    return FewShot(
+        device_scale=math.exp(log_scale[0]),
+        scales={name: math.exp(value) for name, value in zip(_NAMES, log_scale[1:])},
+        chosen=tuple(table),
+        steps=(),
+        covariance=covariance,
+        mape=_mape(table, log_scale) if table else 0.0,
+        prior=spreads,
+    )
+
+
 def _fit_chosen(table: Sequence[Row], chosen: list[int], prior: Prior) -> FewShot:
-    log_scale, covariance = _solve(table, chosen, prior)
     steps = []
     for n in _milestones(len(chosen)):
         partial, after = _solve(table, chosen[:n], prior)
@@ -348,16 +362,7 @@ def _fit_chosen(table: Sequence[Row], chosen: list[int], prior: Prior) -> FewSho
         steps.append(
             Step(table[chosen[n - 1]].run.name, float(np.mean(spread)), _mape(rest, partial) if rest else None)
         )
-    used = tuple(table[i] for i in chosen)
-    return FewShot(
-        device_scale=math.exp(log_scale[0]),
-        scales={name: math.exp(value) for name, value in zip(_NAMES, log_scale[1:])},
-        chosen=used,
-        steps=tuple(steps),
-        covariance=covariance,
-        mape=_mape(used, log_scale) if used else 0.0,
-        prior=prior,
-    )
+    return replace(fit_table([table[i] for i in chosen], prior), steps=tuple(steps))
 
 
 def _milestones(k: int) -> list[int]:
