@@ -34,6 +34,11 @@ validate: $(STAMP)
 bench: $(STAMP)
 	for b in tests/benchmarks/bench_*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
 
+# traces and prices one architecture a family of timm, torchvision and transformers (ARGS=--all: every one, hours), in
+# inference and training; goes on where it was stopped; writes reports/coverage.md
+coverage: $(STAMP)
+	$(BIN)/costmodel coverage $(ARGS)
+
 # the long form of tests/test_fuzz.py: an hour on one core
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz.fuzz $(or $(COUNT),10000) $(KINDS)

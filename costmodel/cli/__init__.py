@@ -63,6 +63,7 @@ def _before_all(
 _EXTRAS = {
     "torch": "torch", "safetensors": "torch", "timm": "models", "torchvision": "models", "transformers": "models",
     "matplotlib": "report", "plotly": "report", "jinja2": "report", "pandas": "report", "sklearn": "tasks",
+    "onnx": "onnx",
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..errors import CostmodelError, UnknownName
 from .step import MODES
@@ -116,13 +117,38 @@ def token_ids(wanted: Wanted, vocab: int, seq: int) -> Tensor:
     return torch.randint(vocab, (wanted.batch, length), device=wanted.input_device)
 
 
+_MOST_REAL = 1 << 16  # elements up to which a tensor that a constructor fills has its values on ``meta`` too
+_EMPTY = (torch.empty, torch.empty_strided, torch.rand, torch.randn)
+_FILLED = (torch.zeros, torch.ones, torch.full, torch.eye)
+
+
+class _Weightless(TorchFunctionMode):
+    """What a constructor leaves to be initialised has no memory; the small tables that it fills keep their values."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _EMPTY and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        elif func in _FILLED and kwargs.get("device") is None:
+            made: Tensor = func(*args, **{**kwargs, "device": "meta"})
+            if made.numel() > _MOST_REAL:
+                return made
+        return func(*args, **kwargs)
+
+
 def make_on(device: str, make: Callable[[], nn.Module]) -> nn.Module:
     """Call `make` so that its parameters are on `device`.
 
-    Some constructors read a value (``.item()`` on a drop-path schedule, an initialiser that copies), which ``meta``
-    tensors do not have: those models are built in memory and then dropped.
+    On ``meta`` the small tensors that a constructor fills with values keep them: strides, position tables and
+    schedules decide what runs. Constructors that mix them with weights are called wholly on ``meta``, and those that
+    read a value of a weight in memory, which is then dropped.
     """
     if device == "meta":
+        try:
+            with _Weightless():
+                return make()
+        except (RuntimeError, NotImplementedError):
+            pass
         try:
             with torch.device("meta"):
                 return make()

@@ -40,6 +40,7 @@ def load_model(
 
     Args:
         spec: ``transformers:NAME``, ``timm:NAME``, ``torchvision:NAME``, ``path/file.py:function``, ``program.pt2``,
+            ``model.onnx``,
             a checkpoint folder as ``transformers:/path``, or the bare name of a model of our own. Settings of the
             constructor follow after commas: ``timm:mobilenetv2_100,num_classes=10``.
         mode: ``infer``, ``train``, ``prefill`` or ``decode``; ``decode`` makes inputs of one token.
@@ -99,6 +100,9 @@ def _door(spec: str) -> tuple[Callable[..., Loaded], str, dict[str, Any]]:
         door = FAMILIES[family]
     elif Path(spec).suffix == ".pt2":
         name, options, door = spec, {}, "exported"
+    elif Path(spec.partition(",")[0]).suffix == ".onnx":
+        name, options = split_options(spec)
+        door = "onnx_file"
     elif ".py:" in spec or spec.endswith(".py"):
         name, options = split_options(spec)
         door = "file"

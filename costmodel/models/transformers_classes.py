@@ -7,11 +7,14 @@ inputs are made for what the class's ``forward`` asks for.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 from collections.abc import Iterator
 from functools import cache, partial
 from typing import Any
+
+from torch import nn
 
 from ..errors import CostmodelError
 from ._compat import require
@@ -36,9 +39,8 @@ def names() -> list[str]:
 
 
 def family_of(name: str) -> str:
-    """The model type of a class, such as ``bert``."""
-    config_class = _config_class(_classes()[name])
-    return str(getattr(config_class, "model_type", "") or config_class.__name__)
+    """The folder of transformers that defines a class, such as ``bert``."""
+    return str(_classes()[name].__module__.split(".")[-2])
 
 
 def is_class(name: str) -> bool:
@@ -57,9 +59,12 @@ def _classes() -> dict[str, Any]:
             continue
         if inspect.isclass(value) and issubclass(value, transformers.PreTrainedModel):
             found[name] = value
-    bases = {base for value in found.values() for base in value.__mro__[1:]}
-    abstract = {n for n, v in found.items() if n.endswith(("PreTrainedModel", "PretrainedModel")) and v in bases}
-    return {n: v for n, v in found.items() if n not in abstract and v is not transformers.PreTrainedModel}
+    return {n: v for n, v in found.items() if not n.endswith(("PreTrainedModel", "PretrainedModel")) and _runs(v)}
+
+
+def _runs(model_class: Any) -> bool:
+    """Whether the class has a forward pass: a few only generate, part by part."""
+    return model_class.forward is not nn.Module.forward
 
 
 def build(name: str, options: dict[str, Any], wanted: Wanted) -> Loaded:
@@ -76,7 +81,7 @@ def build(name: str, options: dict[str, Any], wanted: Wanted) -> Loaded:
         raise CostmodelError(f"layers is a number of at least 1, not {layers!r}")
     config = _configure(spec, _config_class(model_class), settings)
     if layers is not None:
-        config = _shallow(config, layers)
+        config = _shallow(config, layers, {**_parts_of(type(config)), **settings})
     if hasattr(config, "use_cache"):
         config.use_cache = False  # a cache is part of prefill and decode only, and is asked for there
     model = make_on(wanted.device, partial(model_class, config))
@@ -127,18 +132,27 @@ def _parts_of(config_class: Any) -> dict[str, Any]:
         },
         "VisionTextDualEncoderConfig": {"vision_config": image().to_dict(), "text_config": text().to_dict()},
         "RagConfig": {"question_encoder": text().to_dict(), "generator": transformers.BartConfig().to_dict()},
+        # settings without which the class builds no model
+        "EsmConfig": {"vocab_size": 33, "mask_token_id": 32, "pad_token_id": 1},
+        "Blip2Config": {"image_token_index": 50264},
+        "InstructBlipConfig": {"image_token_index": 50264},
+        "InstructBlipVideoConfig": {"video_token_index": 50264},
+        **{f"{name}Config": {"prediction_length": 24} for name in _FORECASTS},
     }
     return parts.get(config_class.__name__, {})
+
+
+_FORECASTS = ("Autoformer", "Informer", "TimeSeriesTransformer")
 
 
 # Fewer layers
 
 
-def _shallow(config: Any, layers: int) -> Any:
+def _shallow(config: Any, layers: int, settings: dict[str, Any]) -> Any:
     """A configuration like `config` whose stacks have `layers` layers; itself, changed, where it cannot be rebuilt."""
     changed = _overrides(config, layers)
     try:
-        rebuilt = type(config)(**changed)
+        rebuilt = type(config)(**{**settings, **changed})
     except Exception:
         rebuilt = None
     if rebuilt is not None and all(getattr(rebuilt, k, None) == v for k, v in changed.items() if type(v) is int):
@@ -149,10 +163,11 @@ def _shallow(config: Any, layers: int) -> Any:
 
 
 def _overrides(config: Any, layers: int) -> dict[str, Any]:
-    """Arguments of the configuration's class that make it shallow; parts are given as dicts."""
+    """Arguments of the configuration's class that make it shallow; parts that change are given as dicts."""
     changed: dict[str, Any] = {key: value for part, key, value in _changes(config, layers) if part is config}
     for name, part in _parts(config):
-        changed[name] = _shallow(part, layers).to_dict()
+        if any(True for _ in _changes(part, layers)):
+            changed[name] = _shallow(copy.deepcopy(part), layers, {}).to_dict()
     return changed
 
 
