@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from .core.allocator import CACHING, MALLOC, SMALL, Held, Malloc, caching_allocator, glibc_malloc
+from .core.allocator import CACHING, MALLOC, SMALL, STEP_MALLOC, Held, Malloc, caching_allocator, glibc_malloc
 from .core.memory import allocation_events, live_bytes
 from .core.table import I8
 from .device import Number, Runtime
@@ -17,7 +17,7 @@ from .graph import OpGraph
 from .lower import Lowered
 
 __all__ = [
-    "AT_PEAK", "RUNTIME_SOURCE", "Blocks", "Footprint", "Holder", "Largest", "Small",
+    "AT_PEAK", "RUNTIME_SOURCE", "Blocks", "Footprint", "Holder", "Largest",
     "addresses", "blocks_of", "fits_in", "footprint", "largest_that_fits", "runtime_bytes",
 ]  # fmt: skip
 
@@ -33,50 +33,37 @@ AT_PEAK = {
 }
 
 
-class Small(NamedTuple):
-    """Small objects beside tensors, which keep freed chunks of malloc's heap apart.
-
-    Attributes:
-        gradient: objects that come with a gradient and live as long: its tensor, its storage's record, Python's view.
-        primitive: objects that a convolution library keeps for good of each primitive that it builds in the first run.
-        late: those of a gradient are made an op later, when the workspace is free again.
-    """
-
-    gradient: int = 0
-    primitive: int = 0
-    late: bool = False
-
-
 # Runs of a step that the allocators are followed for: the heap of malloc grows over the first few.
 _STEPS = 3
-# Resident bytes are averaged over these patterns of small objects: where a heap breaks up is chaotic, so that any one
-# is a throw of dice. All that are plausible, none chosen: 0 to 3 objects a gradient, 0 or 1 a convolution.
-_PATTERNS = tuple(
-    dict.fromkeys(
-        Small(gradient, primitive, late and gradient > 0)
-        for gradient in range(4)
-        for primitive in range(2)
-        for late in (False, True)
-    )
-)
+# Objects of the runtime (records of storages, nodes of autograd, what Python keeps) take the small chunks that malloc
+# leaves beside tensors. Of traced processes (every malloc and free of three training steps of gpt2-tiny, swin_tiny and
+# mobilenetv2) this is the share of tensors whose neighbour outlives them, and by how many steps it does; an object for
+# each gradient comes with the first one and stays.
+_BESIDE = 0.2
+_OUTLIVES = (0.2, 0.7)
+_STAYS = 1
+# Which tensors these are is a throw of dice, and where a heap breaks up is chaotic: resident bytes are averaged over
+# this many throws.
+_THROWS = 8
 
-# Resident bytes of a process under this build of torch before it holds a tensor: Python, torch, the library that the
-# model comes from, and the code of all three that a step touches; by family of the model and by mode.
+# Resident bytes of a process under this build of torch beside what malloc holds for tensors: Python, torch, the library
+# that the model comes from, and the code and objects of all three that building and running a model touch; by family.
 RUNTIME_SOURCE = (
     "measured with costmodel.measure.resident: torch 2.13.0+cpu, timm, torchvision 0.28, transformers 5.23, "
-    "Python 3.11, x86-64 with 512-bit units; peak of a fresh process less what malloc is simulated to hold"
+    "Python 3.11, x86-64 with 512-bit units; median over the calibration half of `validate --suite memory` of the peak "
+    "of a fresh process less what malloc is simulated to hold"
 )
-_RUNTIME_BYTES = {
-    "timm": {"infer": 385_000_000, "train": 403_000_000},
-    "torchvision": {"infer": 343_000_000, "train": 371_000_000},
-    "transformers": {"infer": 431_000_000, "train": 458_000_000},
-    "": {"infer": 310_000_000, "train": 348_000_000},
-}
-# More, where a method of this package is applied (what it imports), and where its kernels run (numba compiles them).
-_METHOD_BYTES = 90_000_000
-_KERNEL_BYTES = 60_000_000
-# Of a runtime's resident bytes, those of library files, which processes share: measured likewise.
-_SHARED_BYTES = 108_000_000
+_RUNTIME_BYTES = {"timm": 380_900_000, "torchvision": 343_500_000, "transformers": 422_900_000, "": 332_100_000}
+# More for autograd and the optimizers; where a method of this package is applied (it imports capture and with it
+# torch's fake tensors and sympy); and where its kernels run (numba and LLVM load them).
+_TRAINING_BYTES = 8_800_000
+_METHOD_BYTES = 83_100_000
+_KERNEL_BYTES = 55_700_000
+# Of these, pages of library files, which processes share: measured likewise (RssFile at the end).
+_SHARED_BYTES = 109_000_000
+_SHARED_TRAINING_BYTES = 8_000_000
+_SHARED_METHOD_BYTES = 52_000_000
+_SHARED_KERNEL_BYTES = 35_000_000
 
 
 @dataclass(frozen=True)
@@ -103,7 +90,7 @@ class Footprint:
         first_peak_live: peak of the first step, in which the optimizer's state appears.
         resident: what `peak_rss` is made of: ``runtime``, ``allocator``, ``scratch`` and ``loading``; adds up to it.
         shared: bytes of `peak_rss` that other processes map too (libraries); the rest is private.
-        reserved_range: least and most that the allocator holds over the patterns that were averaged.
+        reserved_range: least and most that the allocator holds over the throws that were averaged.
     """
 
     live: I8
@@ -131,6 +118,7 @@ class Blocks:
 
     Attributes:
         size, birth, death, first_birth: (b,) see `core.memory.allocation_events`.
+        gradient: (b,) whether it is a parameter's gradient.
         storage: block number of storage 0; the storages follow one another.
         ops: ops of the step.
     """
@@ -139,6 +127,7 @@ class Blocks:
     birth: I8
     death: I8
     first_birth: I8
+    gradient: npt.NDArray[np.bool_]
     storage: int
     ops: int
 
@@ -147,28 +136,52 @@ class Blocks:
         return allocation_events(self.birth, self.death, self.first_birth, self.ops, steps)
 
 
-def blocks_of(lowered: Lowered, small: Small = Small()) -> Blocks:  # noqa: B008  a tuple of numbers
-    """Storages, workspaces and small objects.
+def blocks_of(lowered: Lowered) -> Blocks:
+    """Storages and workspaces.
 
     A workspace is taken apart into copies of the op's own tensors, as far as they fill it: a library copies an operand
     into its layout, computes, and copies back. It is allocated before the outputs and freed after them.
     """
     m, graph = lowered.memory, lowered.graph
-    n = len(graph)
     piece_size, piece_op = _workspace_pieces(lowered)
-    first = _first_births(graph, m.birth)
-    built = np.array([k for k, name in enumerate(graph.op_name) if "convolution" in name], np.int64)
-    built = np.repeat(built, small.primitive)
-    gradient = np.array([role == "gradient" for role in graph.storage_role], bool) & (m.birth >= 0) & (m.death == n)
-    made = np.repeat(np.minimum(m.birth[gradient] + small.late, n - 1), small.gradient)
+    gradient = np.array([role == "gradient" for role in graph.storage_role], bool) & (m.death == len(graph))
     return Blocks(
-        size=np.concatenate((piece_size, m.bytes, np.full(len(built) + len(made), SMALL, np.int64))),
-        birth=np.concatenate((piece_op, m.birth, np.full(len(built), -1, np.int64), made)),
-        death=np.concatenate((piece_op + 1, m.death, np.full(len(built) + len(made), n, np.int64))),
-        first_birth=np.concatenate((piece_op, first, built, made)),
+        size=np.concatenate((piece_size, m.bytes)),
+        birth=np.concatenate((piece_op, m.birth)),
+        death=np.concatenate((piece_op + 1, m.death)),
+        first_birth=np.concatenate((piece_op, _first_births(graph, m.birth))),
+        gradient=np.concatenate((np.zeros(len(piece_size), bool), gradient)),
         storage=len(piece_size),
-        ops=n,
+        ops=len(graph),
     )
+
+
+def _with_objects(blocks: Blocks, event: I8, throw: int) -> tuple[I8, I8]:
+    """Events and sizes of `_STEPS` runs with small objects among them, each right after its tensor."""
+    dice = np.random.default_rng(throw)
+    e, block = len(event), np.abs(event) - 1
+    made = np.flatnonzero((event > 0) & (blocks.size[block] > 0))
+    freed = _next_of_block(block)
+    beside = made[(dice.random(len(made)) < _BESIDE) & (freed[made] < e)]
+    outlived = freed[beside] + dice.uniform(*_OUTLIVES, len(beside)) * e / _STEPS
+    first = made[np.unique(block[made], return_index=True)[1]]
+    stays = np.repeat(first[blocks.gradient[block[first]]], _STAYS)
+    objects = len(blocks.size) + 1 + np.arange(len(beside) + len(stays))
+    when = np.concatenate((np.arange(e), beside + 0.5, stays + 0.6, outlived))
+    all_events = np.concatenate((event, objects, -objects[: len(beside)]))
+    order = np.argsort(when, kind="stable")
+    order = order[when[order] < e]
+    return all_events[order], np.concatenate((blocks.size, np.full(len(objects), SMALL, np.int64)))
+
+
+def _next_of_block(block: I8) -> I8:
+    """(e,) the next event of the same block, e if there is none."""
+    e = len(block)
+    order = np.argsort(block, kind="stable")
+    following = np.full(e, e)
+    again = block[order][1:] == block[order][:-1]
+    following[order[:-1][again]] = order[1:][again]
+    return following
 
 
 def _workspace_pieces(lowered: Lowered) -> tuple[I8, I8]:
@@ -263,7 +276,7 @@ def footprint(lowered: Lowered, runtime: Runtime, weight_copies: float = 1.0) ->
         holders=holders,
         first_peak_live=int(live_bytes(m.bytes, _first_births(graph, m.birth), m.death, m.workspace).max()),
         resident=resident,
-        shared=min(_SHARED_BYTES, base),
+        shared=min(_shared_bytes(graph), base),
         reserved_range=(min(reserved), max(reserved)),
     )
 
@@ -299,12 +312,13 @@ def _check(size: I8, birth: I8, death: I8, workspace: I8) -> None:
 
 
 def _held(lowered: Lowered, runtime: Runtime) -> list[Held]:
-    """What the runtime's allocator makes of the step; on a CPU, of each pattern of small objects."""
+    """What the runtime's allocator makes of the step; on a CPU, of each throw of small objects."""
     if runtime.engine == "gpu":
         blocks = blocks_of(lowered)
         return [caching_allocator(blocks.events(_STEPS), blocks.size, CACHING, 0)]
-    patterns = [blocks_of(lowered, small) for small in _PATTERNS]
-    return [glibc_malloc(blocks.events(_STEPS), blocks.size, MALLOC) for blocks in patterns]
+    blocks = blocks_of(lowered)
+    event = blocks.events(_STEPS)
+    return [glibc_malloc(*_with_objects(blocks, event, throw), STEP_MALLOC) for throw in range(_THROWS)]
 
 
 def runtime_bytes(graph: OpGraph, runtime: Runtime) -> Number:
@@ -312,13 +326,20 @@ def runtime_bytes(graph: OpGraph, runtime: Runtime) -> Number:
     if runtime.rss_bytes is not None:
         return runtime.rss_bytes
     family = graph.meta.model.partition(":")[0]
-    known = _RUNTIME_BYTES.get(family, _RUNTIME_BYTES[""])
-    value = known["train" if graph.meta.mode == "train" else "infer"]
-    if graph.meta.method:
-        value += _METHOD_BYTES
-    if any(name.startswith("costmodel::") for name in graph.op_name):
-        value += _KERNEL_BYTES
+    value = _RUNTIME_BYTES.get(family, _RUNTIME_BYTES[""])
+    value += _extra(graph, _TRAINING_BYTES, _METHOD_BYTES, _KERNEL_BYTES)
     return Number(value=value, kind="measured", source=RUNTIME_SOURCE)
+
+
+def _shared_bytes(graph: OpGraph) -> int:
+    """Of `runtime_bytes`, those that other processes map too."""
+    return _SHARED_BYTES + _extra(graph, _SHARED_TRAINING_BYTES, _SHARED_METHOD_BYTES, _SHARED_KERNEL_BYTES)
+
+
+def _extra(graph: OpGraph, training: int, method: int, kernels: int) -> int:
+    """What the graph's mode, method and kernels add, of the given bytes."""
+    ours = any(name.startswith("costmodel::") for name in graph.op_name)
+    return training * (graph.meta.mode == "train") + method * bool(graph.meta.method) + kernels * ours
 
 
 def _holder(lowered: Lowered, storage: int) -> Holder:

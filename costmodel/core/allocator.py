@@ -35,6 +35,7 @@ __all__ = [
     "MALLOC",
     "PINNED_MALLOC",
     "SMALL",
+    "STEP_MALLOC",
     "Caching",
     "Held",
     "Malloc",
@@ -43,7 +44,7 @@ __all__ = [
 ]
 
 PAGE = 4096
-# The size of a small object: not a tensor, but what a runtime or a library keeps beside tensors.
+# The size of a small object: not a tensor, but what a runtime keeps beside tensors.
 SMALL = -1
 
 
@@ -110,6 +111,9 @@ class Malloc(NamedTuple):
 
 
 MALLOC = Malloc()
+# What it has become when a model is built: importing torch and a model's library freed a mapping of 1.9 MB (measured
+# with mallinfo2 in a fresh process: the least request that is mapped; torch alone 1.0 MB).
+STEP_MALLOC = Malloc(mmap_threshold=1_958_912, trim_threshold=2 * 1_958_912)
 # Nothing is mapped and nothing trimmed: what latency is measured under (measure/latency.py, `pinned_allocator`).
 PINNED_MALLOC = Malloc(mmap_threshold=1 << 62, dynamic=False, trim_threshold=1 << 40, top_pad=64 << 20)
 
@@ -228,19 +232,24 @@ def _give_back(block: I8, head: I4, number: I8, end: I8, s: int) -> None:
 
 
 # Entries of glibc's state: start and end of the top chunk (the end is that of the heap), the chunk below it, the end of
-# what was ever written, the trim threshold, and how many chunks that alignment left are remembered.
-_TOP, _END, _LAST, _TOUCHED, _TRIM, _LEADS = range(6)
+# what was ever written, the trim threshold, and how many small chunks are in the bins that do not merge.
+_TOP, _END, _LAST, _TOUCHED, _TRIM, _FAST = range(6)
+_FAST_MOST = 128  # global_max_fast
+_LARGE = 1024  # a request of at least this empties the fast bins
+_BIG = 1 << 16  # as does a free of at least this (FASTBIN_CONSOLIDATION_THRESHOLD), which may trim as well
 
 
 @njit(cache=True)
 def glibc_malloc(event: I8, size: I8, rules: Malloc) -> Held:
-    """Serve `event` as glibc's main arena serves `posix_memalign` and `free`.
+    """Serve `event` as glibc's main arena serves `posix_memalign`, `malloc` and `free`.
 
     Free chunks coalesce with their neighbours and the best fit is taken, as from the sorted large bins; the heap
-    grows by brk; what is mapped lies above 2^46 in this model. The caches of chunks below 1 KiB (tcache, fastbins)
-    are left out: no tensor that matters is that small. But small objects matter to tensors: aligning leaves a chunk
-    below 128 bytes in front of most blocks, small objects take these, the last that was left first, and where one
-    outlives the blocks beside it, their chunks cannot merge. A block of size `SMALL` is such an object.
+    grows by brk; what is mapped lies above 2^46 in this model.
+
+    Small chunks matter to tensors: aligning asks for 112 bytes more than a chunk, and what is left of them before and
+    behind it goes to a bin of small chunks, which merge with their neighbours only when a large request comes. An
+    object that takes one of them first (a block of size `SMALL`: it takes the last that was left, if any) keeps the
+    hole that the tensor leaves too small for the next one of its size, as long as it lives.
 
     Args:
         event: (e,) signed block numbers.
@@ -252,20 +261,21 @@ def glibc_malloc(event: I8, size: I8, rules: Malloc) -> Held:
     """
     e = event.shape[0]
     # no request is shorter than its least chunk and the room to align in
-    block, head, number = new_blocks(4 * e + 4, 32 + rules.alignment + 48)
+    block, head, number = new_blocks(4 * e + 8, 32 + rules.alignment + 48)
     state = np.array([0, 0, NONE, 0, rules.trim_threshold, 0])
+    fast = np.empty(4 * e + 8, np.int64)
     mapped, mapped_resident, next_map = np.int64(0), np.int64(0), np.int64(1) << 46
     mmap_threshold = rules.mmap_threshold
     row_of, where = np.full(size.shape[0], NONE), np.full(size.shape[0], NONE)
-    map_of, leads = np.zeros(size.shape[0], np.int64), np.empty((e + 1, 2), np.int64)
+    map_of = np.zeros(size.shape[0], np.int64)
     reserved, resident = np.zeros(e + 1, np.int64), np.zeros(e + 1, np.int64)
     for i in range(e):
         b = abs(event[i]) - 1
         if size[b] == SMALL:
             if event[i] > 0:
-                row_of[b] = _take_lead(block, state, leads)
+                row_of[b] = _take_small(state, fast)
             elif row_of[b] != NONE:
-                _free_chunk(block, head, number, state, row_of[b], rules.top_pad)
+                _put_small(state, fast, row_of[b])
         elif event[i] < 0 and map_of[b] > 0:
             mapped -= map_of[b]
             mapped_resident -= _round_up(size[b], PAGE)
@@ -274,10 +284,16 @@ def glibc_malloc(event: I8, size: I8, rules: Malloc) -> Held:
                 state[_TRIM] = 2 * map_of[b]
             map_of[b] = 0
         elif event[i] < 0 and size[b] > 0:
-            _free_chunk(block, head, number, state, row_of[b], rules.top_pad)
+            if block[row_of[b], LENGTH] <= _FAST_MOST:
+                _put_small(state, fast, row_of[b])
+            elif _free_chunk(block, head, number, state, row_of[b]) >= _BIG:
+                _empty_fast(block, head, number, state, fast)
+                _trim(state, rules.top_pad)
         elif size[b] > 0:
             chunk = max((size[b] + 8 + 15) & -16, 32)
             need = chunk + rules.alignment + 48  # room to align in
+            if need >= _LARGE:
+                _empty_fast(block, head, number, state, fast)
             s = pick(block, head, number, need)
             if s == NONE and state[_END] - state[_TOP] < need + 32 and need >= mmap_threshold:
                 map_of[b] = _round_up(need + 8, PAGE)
@@ -286,10 +302,11 @@ def glibc_malloc(event: I8, size: I8, rules: Malloc) -> Held:
                 mapped += map_of[b]
                 mapped_resident += _round_up(size[b], PAGE)
             else:
-                if s != NONE:
-                    s = _cut_free(block, head, number, state, leads, s, chunk, need, rules)
-                else:
-                    s = _cut_top(block, number, state, leads, chunk, need, rules)
+                if s == NONE:
+                    s = _cut_top(block, number, state, need, rules.top_pad)
+                elif block[s, LENGTH] >= need + 32:
+                    put_free(block, head, number, split(block, number, s, need))
+                s = _align(block, head, number, state, fast, s, chunk, rules.alignment)
                 row_of[b] = s
                 where[b] = block[s, ADDRESS] + 16
                 state[_TOUCHED] = max(state[_TOUCHED], block[s, ADDRESS] + chunk)
@@ -299,92 +316,81 @@ def glibc_malloc(event: I8, size: I8, rules: Malloc) -> Held:
 
 
 @njit(cache=True, inline="always")
-def _lead(address: int, alignment: int) -> int:
-    """Bytes to leave out at the start of a chunk, so that its contents are aligned and what is left out is a chunk."""
-    lead = -(address + 16) & (alignment - 1)
-    return lead + alignment if 0 < lead < 32 else lead
-
-
-@njit(cache=True, inline="always")
-def _remember_lead(block: I8, state: I8, leads: I8, s: int) -> None:
-    """Note a chunk that alignment left: row and address, because rows are used again."""
-    leads[state[_LEADS], 0], leads[state[_LEADS], 1] = s, block[s, ADDRESS]
-    state[_LEADS] += 1
-
-
-@njit(cache=True)
-def _take_lead(block: I8, state: I8, leads: I8) -> int:
-    """The last chunk that alignment left and that has not merged since; `NONE` if there is none."""
-    while state[_LEADS] > 0:
-        state[_LEADS] -= 1
-        s, address = leads[state[_LEADS], 0], leads[state[_LEADS], 1]
-        if block[s, IS_FREE] and block[s, ADDRESS] == address and block[s, LENGTH] < 128 and address < state[_TOP]:
-            block[s, IS_FREE] = 0
-            return int(s)
-    return NONE
-
-
-@njit(cache=True, inline="always")
-def _cut_free(
-    block: I8, head: I4, number: I8, state: I8, leads: I8, s: int, chunk: int, need: int, rules: Malloc
-) -> int:
-    """Cut `chunk` bytes, aligned, out of a picked chunk; what is before and behind them is free again.
-
-    Neither neighbour of the picked chunk is free, so nothing merges; what is before is too short to be picked.
-    """
-    lead = _lead(block[s, ADDRESS], rules.alignment)
+def _align(block: I8, head: I4, number: I8, state: I8, fast: I8, s: int, chunk: int, alignment: int) -> int:
+    """The aligned chunk in one that has room to align in; what is before and behind it is given back."""
+    lead = -(block[s, ADDRESS] + 16) & (alignment - 1)
     if lead > 0:
-        block[s, IS_FREE] = 1
-        _remember_lead(block, state, leads, s)
-        s = split(block, number, s, lead)
-    whole = block[s, LENGTH]
-    keep = chunk
-    if whole + lead >= need + 32:
-        if need - lead - chunk <= 32:  # too little behind it to be a chunk stays with it
-            keep = need - lead
-    elif whole - chunk <= 32:
-        keep = whole
-    if keep < whole:
-        put_free(block, head, number, split(block, number, s, keep))
+        if lead < 32:  # no chunk is that short
+            lead += alignment
+        whole = s
+        s = split(block, number, whole, lead)
+        _move_last(state, whole, s)
+        _put_small(state, fast, whole)
+    if block[s, LENGTH] > chunk + 32:
+        rest = split(block, number, s, chunk)
+        _move_last(state, s, rest)
+        if block[rest, LENGTH] <= _FAST_MOST:
+            _put_small(state, fast, rest)
+        else:
+            _free_chunk(block, head, number, state, rest)
     return s
 
 
 @njit(cache=True, inline="always")
-def _cut_top(block: I8, number: I8, state: I8, leads: I8, chunk: int, need: int, rules: Malloc) -> int:
-    """Cut `chunk` bytes, aligned, off the top, which grows if it is too small."""
+def _move_last(state: I8, s: int, rest: int) -> None:
+    """After a split, the rest may be the chunk below the top."""
+    if state[_LAST] == s:
+        state[_LAST] = rest
+
+
+@njit(cache=True, inline="always")
+def _cut_top(block: I8, number: I8, state: I8, need: int, top_pad: int) -> int:
+    """A chunk off the top, which grows if it is too small."""
     top = state[_END] - state[_TOP]
     if top < need + 32:
-        state[_END] += _round_up(need + rules.top_pad + 32 - top, PAGE)
-    lead = _lead(state[_TOP], rules.alignment)
-    if lead > 0:
-        first = make_block(block, number, state[_TOP], lead, state[_LAST], NONE)
-        block[first, IS_FREE] = 1
-        _remember_lead(block, state, leads, first)
-        state[_LAST] = first
-    keep = chunk if need - lead - chunk > 32 else need - lead
-    s = make_block(block, number, state[_TOP] + lead, keep, state[_LAST], NONE)
-    state[_TOP] += lead + keep
+        state[_END] += _round_up(need + top_pad + 32 - top, PAGE)
+    s = make_block(block, number, state[_TOP], need, state[_LAST], NONE)
+    state[_TOP] += need
     state[_LAST] = s
-    if keep == chunk:  # what was behind it went back to the top, as a free
-        _trim(state, rules.top_pad)
     return s
 
 
+@njit(cache=True, inline="always")
+def _take_small(state: I8, fast: I8) -> int:
+    """The last small chunk that was left or freed, and that has not merged since; `NONE` if there is none."""
+    if state[_FAST] == 0:
+        return NONE
+    state[_FAST] -= 1
+    return int(fast[state[_FAST]])
+
+
+@njit(cache=True, inline="always")
+def _put_small(state: I8, fast: I8, s: int) -> None:
+    """Free a small chunk; to its neighbours it is still taken."""
+    fast[state[_FAST]] = s
+    state[_FAST] += 1
+
+
+@njit(cache=True, inline="always")
+def _empty_fast(block: I8, head: I4, number: I8, state: I8, fast: I8) -> None:
+    """Merge what is in the fast bins with its neighbours (malloc_consolidate)."""
+    for j in range(state[_FAST]):
+        _free_chunk(block, head, number, state, fast[j])
+    state[_FAST] = 0
+
+
 @njit(cache=True)
-def _free_chunk(block: I8, head: I4, number: I8, state: I8, s: int, top_pad: int) -> None:
-    """Give a chunk back: it grows over its free neighbours, or becomes part of the top, which may be trimmed."""
+def _free_chunk(block: I8, head: I4, number: I8, state: I8, s: int) -> int:
+    """Give a chunk back: it grows over its free neighbours, or becomes part of the top; bytes of what it became."""
     merge_free(block, head, number, s)
-    freed = block[s, LENGTH]
     if block[s, AFTER] == NONE:
         state[_TOP], state[_LAST] = block[s, ADDRESS], block[s, BEFORE]
         if state[_LAST] != NONE:
             block[state[_LAST], AFTER] = NONE
         discard(block, number, s)
-        freed = state[_END] - state[_TOP]
-    else:
-        put_free(block, head, number, s)
-    if freed >= 1 << 16:
-        _trim(state, top_pad)
+        return int(state[_END] - state[_TOP])
+    put_free(block, head, number, s)
+    return int(block[s, LENGTH])
 
 
 @njit(cache=True, inline="always")

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+import numpy as np
+
+from .. import units
 from ..device import Device
 from ..errors import CostmodelError
 from ..estimate import Estimate, Range, estimate
 from ..validate import Case, Validation
-from .resident import MemoryJob, measure_rss
+from .memory_runs import add_run, read_runs
+from .resident import MemoryJob, Resident, measure_rss
 
-__all__ = ["memory_cases", "memory_suite"]
+__all__ = ["CALIBRATION", "HELD_OUT", "half_of", "memory_cases", "memory_suite"]
+
+# Constants of resident bytes were set on the one half of the cases, and are held against the other.
+HELD_OUT, CALIBRATION = "held out", "calibration half"
 
 Progress = Callable[[int, int, str], None]
 
@@ -78,88 +86,170 @@ def memory_cases() -> tuple[MemoryJob, ...]:
     )
 
 
+def half_of(job: MemoryJob) -> str:
+    """Which half a case is of: by a hash of its name, before anything was looked at."""
+    return HELD_OUT if int(hashlib.sha256(job.name.encode()).hexdigest(), 16) % 2 else CALIBRATION
+
+
 def memory_suite(
     device: Device,
     *,
     runtime: str | None = None,
     jobs: Sequence[MemoryJob] | None = None,
+    into: Path | None = None,
+    processes: int = 1,
     progress: Progress | None = None,
 ) -> Validation:
     """Predict and measure live and resident peaks of every job, one after another.
 
-    Live bytes are measured in this process, by the allocator's events of a step in steady state; resident bytes in a
-    fresh process of its own, over building the model and three steps.
+    Live bytes are measured in this process, by the allocator's events of the first step and of one in steady state;
+    resident bytes in fresh processes of their own, over building the model and three steps.
 
     Args:
         device: this machine's profile.
         runtime: one of its runtimes; its default otherwise.
         jobs: `memory_cases` otherwise.
+        into: file of resident runs (`memory_runs`) that is added to; what it holds is not measured again.
+        processes: fresh processes a job; those that `into` holds count.
         progress: called before each job with how many are done, their total, and what is next.
 
     Returns:
-        Two cases a job; what could not be traced or run is in `skipped` with the reason.
+        Three cases a job, those of the held-out half first; what could not be traced or run is in `skipped` with the
+        reason.
     """
     jobs = memory_cases() if jobs is None else jobs
-    cases: list[Case] = []
+    kept = {} if into is None else read_runs(into)
+    found: list[_Compared] = []
     skipped: dict[str, str] = {}
     for done, job in enumerate(jobs):
         if progress is not None:
             progress(done, len(jobs), job.name)
         try:
-            cases += _compare(job, device, runtime)
+            runs = list(kept.get(job.name, ()))
+            while len(runs) < processes:
+                runs.append(measure_rss(job))
+                if into is not None:
+                    add_run(into, job, runs[-1])
+            found.append(_compare(job, runs, device, runtime))
         except CostmodelError as error:
             skipped[job.name] = str(error)
-    return Validation(tuple(cases), skipped)
+    found.sort(key=lambda compared: half_of(compared.job) != HELD_OUT)
+    worst = sorted(found, key=lambda compared: -abs(compared.resident.error))[:5]
+    cases = [
+        case
+        for compared in found
+        for case in (
+            *compared.live,
+            replace(compared.resident, note=compared.parts) if compared in worst else compared.resident,
+        )
+    ]
+    return Validation(tuple(cases), skipped, provenance=_provenance(found, into))
 
 
-def _compare(job: MemoryJob, device: Device, runtime: str | None) -> list[Case]:
+@dataclass(frozen=True)
+class _Compared:
+    """One job: its cases, the measured runs, and of what the predicted and the measured resident bytes are made."""
+
+    job: MemoryJob
+    live: tuple[Case, Case]
+    resident: Case
+    runs: tuple[Resident, ...]
+    parts: str
+
+
+def _compare(job: MemoryJob, runs: Sequence[Resident], device: Device, runtime: str | None) -> _Compared:
     import torch
 
     from .memory import measure_live
 
     torch.set_num_threads(job.threads)
     predicted = _predict(job, device, runtime)
-    rss = predicted.memory.peak_rss
+    largest = predicted
     if job.mode == "decode":  # the process has filled its cache before: a prefill of the context
-        before = _predict(replace(job, mode="prefill"), device, runtime).memory.peak_rss
-        rss = max(rss, before, key=lambda r: r.point)
-    live = measure_live(job.step())
-    resident = measure_rss(job)
-    return [
-        _case(job, predicted, "peak_live_bytes", predicted.memory.peak_live, live.peak, f"drift {live.drift} bytes"),
-        _case(
-            job,
-            predicted,
-            "peak_rss_bytes",
-            rss,
-            resident.peak,
-            f"{resident.private:,} bytes private and {resident.shared:,} shared at the end",
+        before = _predict(replace(job, mode="prefill"), device, runtime)
+        largest = max(predicted, before, key=lambda e: e.memory.peak_rss.point)
+    step = job.step()
+    first = measure_live(step, first=True).peak
+    steady = measure_live(step).peak
+    live = predicted.memory.peak_live
+    share = predicted.footprint.first_peak_live / live.point
+    first_live = Range(live.low * share, live.point * share, live.high * share)
+    peaks = [run.peak for run in runs]
+    resident = _case(job, predicted, "peak_rss_bytes", largest.memory.peak_rss, float(np.median(peaks)))
+    if len(peaks) > 1:
+        resident = replace(resident, noise=max(peaks) / min(peaks) - 1.0)
+    return _Compared(
+        job,
+        (
+            _case(job, predicted, "peak_live_bytes", live, steady),
+            _case(job, predicted, "peak_live_bytes", first_live, first, "first step"),
         ),
-    ]
+        resident,
+        tuple(runs),
+        _parts(job, runs[0], largest),
+    )
+
+
+def _parts(job: MemoryJob, run: Resident, predicted: Estimate) -> str:
+    """Which part of the resident peak is off: what malloc holds for tensors, or all else."""
+    imported, steady = run.stages["imported"], run.stages["steady"]
+    grown = steady.heap + steady.mapped - imported.heap - imported.mapped
+    other = steady.rss - grown
+    parts = predicted.footprint.resident
+    return (
+        f"{job.name}: malloc held {units.size(run.peak - other)} more at the peak than after the imports (predicted "
+        f"{units.size(parts['allocator'] + parts['loading'])}), all else was {units.size(other)} (predicted "
+        f"{units.size(parts['runtime'] + parts['scratch'])})"
+    )
+
+
+def _provenance(found: Sequence[_Compared], into: Path | None) -> dict[str, str]:
+    """Errors of both halves and of the first step, what is private and shared, and where the runs are."""
+    rows = {}
+    for half in (HELD_OUT, CALIBRATION):
+        errors = [abs(c.resident.error) for c in found if half_of(c.job) == half]
+        if errors:
+            rows[f"resident, {half}"] = (
+                f"{len(errors)} cases: median {units.percent(float(np.median(errors)), 2)}, "
+                f"worst {units.percent(max(errors), 1)}"
+            )
+    for k, name in enumerate(("steady state", "first step")):
+        errors = [abs(c.live[k].error) for c in found]
+        if errors:
+            rows[f"live, {name}"] = (
+                f"{len(errors)} cases: median {units.percent(float(np.median(errors)), 4)}, "
+                f"worst {units.percent(max(errors), 2)}"
+            )
+    runs = [run for c in found for run in c.runs]
+    if runs:
+        rows["private and shared"] = (
+            f"at the end a process had {units.size(min(r.private for r in runs))} to "
+            f"{units.size(max(r.private for r in runs))} of its own and {units.size(min(r.shared for r in runs))} to "
+            f"{units.size(max(r.shared for r in runs))} that others may map too (files of libraries)"
+        )
+        rows["resident runs"] = f"{len(runs)} fresh processes" + (f", kept in {into}" if into is not None else "")
+    return rows
 
 
 def _predict(job: MemoryJob, device: Device, runtime: str | None) -> Estimate:
     return estimate(job.trace(), device, runtime=runtime, threads=job.threads)
 
 
-def _case(job: MemoryJob, predicted: Estimate, quantity: str, value: Range, measured: int, note: str) -> Case:
-    words: dict[str, Any] = {
-        "model": job.model,
-        "device": predicted.device.name,
-        "runtime": predicted.runtime,
-        "mode": job.mode,
-        "method": job.method,
-        "batch": job.batch,
-        "threads": job.threads,
-        "dtype": job.dtype,
-    }
-    setting = ", ".join(filter(None, (job.setting, note)))
+def _case(job: MemoryJob, predicted: Estimate, quantity: str, value: Range, measured: float, setting: str = "") -> Case:
     return Case(
-        **words,
+        model=job.model,
+        device=predicted.device.name,
+        runtime=predicted.runtime,
+        mode=job.mode,
+        method=job.method,
+        batch=job.batch,
+        threads=job.threads,
+        dtype=job.dtype,
         quantity=quantity,
         predicted=value.point,
         low=value.low,
         high=value.high,
         measured=float(measured),
-        note=setting,
+        setting=", ".join(filter(None, (job.setting, setting))),
+        group=half_of(job),
     )

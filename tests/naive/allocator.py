@@ -105,7 +105,7 @@ class Glibc:
     trim_threshold: int = 128 << 10
     top_pad: int = 128 << 10
     alignment: int = 64
-    leads: list[Block] = field(default_factory=list)
+    bins: list[Block] = field(default_factory=list)  # small chunks that do not merge
     chunks: list[Block] = field(default_factory=list)
     heap: int = 0
     touched: int = 0
@@ -129,6 +129,8 @@ class Glibc:
         """The address of the bytes."""
         chunk = max(_up(size + 8, 16), 32)
         need = max(_up(chunk + self.alignment + 32 + 8, 16), 32)
+        if need >= 1024:
+            self._empty_bins()
         fitting = [b for b in self.chunks if b.free and b.size >= need]
         if fitting:
             taken = min(fitting, key=lambda b: (b.size, b.address))
@@ -152,27 +154,24 @@ class Glibc:
             lead = Block(taken.address, start - taken.address, free=False)
             self.chunks.insert(self._index(taken), lead)
             taken.address, taken.size = start, taken.size - lead.size
-            self._release(lead)
-            self.leads.append(next(b for b in self.chunks if b.address == lead.address))
+            self.bins.append(lead)
         if taken.size > chunk + 32:
             rest = Block(taken.address + chunk, taken.size - chunk, free=False)
             self.chunks.insert(self._index(taken) + 1, rest)
             taken.size = chunk
-            self._release(rest)
+            if rest.size <= 128:
+                self.bins.append(rest)
+            else:
+                self._release(rest)
         self.touched = max(self.touched, taken.address + chunk)
         return taken.address + 16
 
     def small(self) -> Block | None:
-        """The last chunk that alignment left and that still is one."""
-        while self.leads:
-            lead = self.leads.pop()
-            if lead.free and lead.size < 128 and any(b is lead for b in self.chunks):
-                lead.free = False
-                return lead
-        return None
+        """The last small chunk that was left or freed and has not merged."""
+        return self.bins.pop() if self.bins else None
 
     def free_small(self, block: Block) -> None:
-        self._release(block)
+        self.bins.append(block)
 
     def free(self, address: int) -> None:
         if address in self.maps:
@@ -181,7 +180,17 @@ class Glibc:
             if self.dynamic and self.mmap_threshold < size <= self.mmap_threshold_max:
                 self.mmap_threshold, self.trim_threshold = size, 2 * size
             return
-        self._release(next(b for b in self.chunks if b.address == address - 16))
+        block = next(b for b in self.chunks if b.address == address - 16)
+        if block.size <= 128:
+            self.bins.append(block)
+        elif self._release(block) >= 65536:
+            self._empty_bins()
+            self._trim()
+
+    def _empty_bins(self) -> None:
+        bins, self.bins = self.bins, []
+        for block in bins:
+            self._release(block)
 
     def _index(self, block: Block) -> int:
         return next(i for i, b in enumerate(self.chunks) if b is block)
@@ -191,16 +200,22 @@ class Glibc:
             self.chunks.insert(self._index(block) + 1, Block(block.address + size, block.size - size))
             block.size = size
 
-    def _release(self, block: Block) -> None:
+    def _release(self, block: Block) -> int:
+        """Bytes of the chunk, or of the top, that it becomes part of."""
         block.free = True
-        inside = block.address
-        self.chunks = _merged(self.chunks)
-        merged = next(b for b in self.chunks if b.address <= inside < b.address + b.size)
-        freed = merged.size
-        if merged is self.chunks[-1]:  # borders on the top
+        here = self._index(block)
+        if here + 1 < len(self.chunks) and self.chunks[here + 1].free:
+            block.size += self.chunks.pop(here + 1).size
+        if here and self.chunks[here - 1].free:
+            before = self.chunks.pop(here - 1)
+            block.address, block.size = before.address, before.size + block.size
+        if block is self.chunks[-1]:  # borders on the top
             self.chunks.pop()
-            freed = self.heap - self.top
-        if freed >= 65536 and self.heap - self.top >= self.trim_threshold:
+            return self.heap - self.top
+        return block.size
+
+    def _trim(self) -> None:
+        if self.heap - self.top >= max(self.trim_threshold, 65536):
             extra = (self.heap - self.top - 33 - self.top_pad) // 4096 * 4096
             if extra > 0:
                 self.heap -= extra
