@@ -29,8 +29,8 @@ from .lower import class_scale_of, loop_s, packing_s
 from .runs import Run
 
 __all__ = [
-    "CLASSES", "FewShot", "Prior", "Row", "Step", "choose_rows", "family_of", "fit_rows", "fit_table", "leave_families_out",
-    "row_of", "sample_seconds",
+    "CLASSES", "FewShot", "Prior", "Row", "Step", "choose_rows", "family_of", "fit_rows", "fit_table",
+    "leave_families_out", "row_of", "sample_seconds",
 ]  # fmt: skip
 
 # A class of the fit, and the algorithm classes (with all that are kinds of them) that share its factor.
@@ -139,6 +139,15 @@ class FewShot:
         share = row.seconds * [self.scales[name] for name in _NAMES]
         gradient = np.append(0.0, share / share.sum())
         return math.sqrt(float(gradient @ self.covariance @ gradient) + self.prior.run**2)
+
+    def moved(self) -> FewShot:
+        """These scales as another device may have them; what calls take stays its own, the spread of a device is added.
+
+        What moves is how a runtime's kernels stand to peak and bandwidth; how far two devices differ in that is what
+        the prior of one says before any run of it.
+        """
+        own = dict.fromkeys((OVERHEAD, LOOP, PACKING, SAMPLE), 1.0)
+        return replace(self, scales={**self.scales, **own}, covariance=self.covariance + _prior_covariance(Prior()))
 
     def applied(self, device: Device, runtime: str, source: str) -> Device:
         """`device` with the scales written into `runtime`, and an interval for the modes of the runs from the fit's own

@@ -165,3 +165,41 @@ def test_the_fit_is_a_minimum() -> None:
     assert fewshot._milestones(3) == [1, 2, 3]
     assert fewshot._milestones(50) == [*range(1, 11), 20, 40, 50]
     assert fewshot._milestones(0) == []
+
+
+def test_a_fit_remembers_what_was_there_before_it() -> None:
+    device = load_device("intel-n100")
+    rows = table(np.full(N, 2.0), 10)
+    once = fitted(rows, 10).applied(device, "torch-eager", "a.csv")
+    twice = fitted(rows, 10).applied(once, "torch-eager", "b.csv")
+    before = twice.before_fit("torch-eager").runtime["torch-eager"]
+    own = device.runtime["torch-eager"]
+    assert twice.runtime["torch-eager"].overhead_s.value > own.overhead_s.value
+    assert before.overhead_s.value == own.overhead_s.value
+    from costmodel.lower import class_scale_of
+
+    assert all(class_scale_of(before, kind) == class_scale_of(own, kind) for kind in ("gemm", "conv", "default"))
+
+
+def test_before_any_run_a_shipped_profile_is_a_guess() -> None:
+    before = load_device("raspberry-pi-4b").before_fit("torch-eager")
+    kinds = {n.kind for place, n in before.numbers() if place.startswith("runtime.torch-eager")}
+    assert "fitted" not in kinds
+    assert before.runtime["torch-eager"].interval["default"].high >= 0.5
+
+
+def test_scales_that_move_to_another_device_are_less_sure() -> None:
+    fit = fitted(table(np.full(N, 2.0), 12), 12)
+    moved = fit.moved()
+    assert moved.scales["matmul"] == fit.scales["matmul"]
+    assert moved.scales[fewshot.OVERHEAD] == 1.0
+    row = fit.chosen[0]
+    assert moved.spread(row) > 2 * fit.spread(row)
+
+
+def test_rows_that_stand_for_a_large_table_are_not_its_extremes() -> None:
+    rows = table(np.ones(N), 200)
+    chosen = choose_rows(rows, 10)
+    assert len(set(chosen)) == 10
+    place = np.argsort(np.argsort([row.predicted for row in rows]))
+    assert all(40 <= place[i] < 160 for i in chosen)

@@ -25,6 +25,10 @@ def calibrate(
     ] = None,
     runtime: o.RuntimeName = None,
     fit: Annotated[int | None, typer.Option("--fit", min=0, help="Fit to this many runs, chosen for you.")] = None,
+    measured_on: Annotated[
+        str | None,
+        typer.Option("--measured-on", help="The runs are of this other device (such as host): move its class scales."),
+    ] = None,
 ) -> None:
     """Fit a profile: of this machine by measuring isolated ops, or of another device from a few whole-model runs.
 
@@ -40,7 +44,7 @@ def calibrate(
         if device is None:
             raise CostmodelError("--from needs --device: which device were the runs made on?")
         with bar("calibrate") as progress:
-            print(calibrate_from(runs, device, runtime=runtime, fit=fit, progress=progress))
+            print(calibrate_from(runs, device, runtime=runtime, fit=fit, measured_on=measured_on, progress=progress))
         return
     from ..calibrate import calibrate as calibrate_host
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..device import Device, load_device
-from ..errors import CostmodelError, FileError
+from ..errors import CostmodelError, FileError, UnknownName
 from ..estimate import Estimate
 from ..fewshot import FewShot, fit_rows
 from ..runs import Run, read_runs
@@ -63,6 +63,13 @@ def _fit(priced: Priced, device: Device, runtime: str | None, k: int | None) -> 
     return fit_rows(device, runtime or names.pop(), priced.runs, priced.estimates, k)
 
 
+def _running(source: Device, target: Device, runtime: str) -> Device:
+    """The hardware of `source`, its software as `target` describes it: factors on that mean the same on both."""
+    if runtime not in target.runtime:
+        raise UnknownName(f"runtime of {target.name}", runtime, target.runtime)
+    return source.model_copy(update={"runtime": {runtime: target.runtime[runtime]}})
+
+
 def validate_runs(
     path: str | Path,
     device: Device,
@@ -98,15 +105,28 @@ def calibrate_from(
     *,
     runtime: str | None = None,
     fit: int | None = None,
+    measured_on: str | None = None,
     progress: Progress | None = None,
 ) -> str:
-    """Fit a device to k of the runs in a file, write the profile to the user's folder, and say what each run bought."""
+    """Fit a device to k of the runs in a file, write the profile to the user's folder, and say what each run bought.
+
+    Args:
+        measured_on: another device, on which the runs were made (``host``: this machine). How its classes stand to peak
+            and bandwidth then moves to `device`, with an interval that is wider by what two devices differ by.
+    """
     from ..host import write_host_profile
 
     target = load_device(device)
-    priced = price_runs(path, target, runtime=runtime, progress=progress)
-    found = _fit(priced, target, runtime, fit)
-    written = write_host_profile(found.applied(target, priced.estimates[0].runtime, Path(path).name))
+    if measured_on is None:
+        priced = price_runs(path, target, runtime=runtime, progress=progress)
+        name = priced.estimates[0].runtime
+        found = _fit(priced, target, runtime, fit)
+    else:
+        name = runtime or next(n for n, r in target.runtime.items() if r.engine == "cpu")
+        target = target.before_fit(name)
+        priced = price_runs(path, _running(load_device(measured_on), target, name), runtime=name, progress=progress)
+        found = _fit(priced, target, name, fit).moved()
+    written = write_host_profile(found.applied(target, name, Path(path).name))
     lines = [
         f"{written}: fitted to {len(found.chosen)} of {len(priced.runs)} runs, device scale {found.device_scale:.3f}"
     ]
