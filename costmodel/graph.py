@@ -8,6 +8,7 @@ what outlives it dies at ``len(graph)``.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -232,21 +233,30 @@ class OpGraph:
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> Path:
-    """Write a file whole or not at all: to a temporary neighbour first, then renamed."""
+    """Write a file whole or not at all: to a temporary neighbour first, then renamed.
+
+    A pipe or a device (``/dev/null``, ``/dev/stdout``) is written to: a rename would put a plain file in its place.
+    """
     target = Path(path)
     try:
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        if target.exists() and not target.is_file():
+            target.write_bytes(data)
+            return target
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    except OSError as error:
-        raise FileError(target, "", f"cannot be written ({error.strerror}); choose another path") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+        problem = getattr(error, "strerror", None) or str(error)
+        raise FileError(target, "", f"cannot be written ({problem}); choose another path") from error
     return target
 
 

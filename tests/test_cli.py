@@ -161,6 +161,9 @@ PI = ("-d", "raspberry-pi-4b")
         (["estimate", "mlp-small", "--method", "lbp_wht:ordr=4", *PI], r"order"),
         (["estimate", "mlp-small", "--method", "lbpwht", *PI], r"no method named 'lbpwht'; did you mean lbp_wht"),
         (["trace", "mlp-small", "-o", "/proc/none/t.json.gz"], r"cannot be written"),
+        (["trace", "mlp-small", "-o", "."], r"cannot be written \(it is a folder\)"),
+        (["trace", "mlp-small", "-o", "/dev/full"], r"/dev/full: cannot be written \(No space left"),
+        (["estimate", "mlp-small", "--batch", "999999999999", *PI], r"mlp-small cannot be built as asked: .*memory"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
 )  # fmt: skip
@@ -168,6 +171,18 @@ def test_what_the_user_can_put_right(arguments: list[str], message: str, trace: 
     said = fails(*(str(trace) if a == "TRACE" else a for a in arguments), cwd=tmp_path)
     assert re.search(message, said), said
     assert [p.name for p in tmp_path.iterdir()] == [trace.name], "nothing is half-written"
+
+
+def test_a_file_that_leaves_is_no_silence(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("import sys\nsys.exit('usage: script FILE')\n")
+    assert "script.py: raised SystemExit when imported: usage" in fails("estimate", "script.py:f", *PI, cwd=tmp_path)
+
+
+def test_a_device_is_written_to_and_stays_one(trace: Path) -> None:
+    from costmodel.graph import write_atomic
+
+    write_atomic("/dev/null", b"gone")
+    assert Path("/dev/null").is_char_device()
 
 
 @pytest.mark.parametrize(

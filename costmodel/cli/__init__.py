@@ -84,6 +84,13 @@ def main() -> None:
     except BrokenPipeError:  # `costmodel … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:  # a full disk, a folder that may not be read, a file that went away
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"costmodel: {where}{error.strerror or error}", file=sys.stderr)
+        sys.exit(2)
+    except MemoryError:
+        print("costmodel: this machine's memory is full; take a smaller batch, size or model", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("costmodel: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -38,8 +38,8 @@ def build(name: str, options: dict[str, Any], wanted: Wanted) -> Loaded:
             result = function(**settings)
     except CostmodelError:
         raise
-    except Exception as error:
-        raise CostmodelError(f"{name} raised {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise CostmodelError(f"{name} raised {type(error).__name__}: {_line(error)}") from error
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], nn.Module)):
         raise FileError(path, function_name, f"must return (module, example inputs), not {_describe(result)}")
     args, kwargs = as_call(result[1])
@@ -61,8 +61,8 @@ def _run(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except SyntaxError as error:
         raise FileError(path, f"line {error.lineno}", f"does not parse: {error.msg}") from error
-    except Exception as error:
-        raise FileError(path, "", f"raised {type(error).__name__} when imported: {error}") from error
+    except (Exception, SystemExit) as error:  # a script that reads its arguments leaves so
+        raise FileError(path, "", f"raised {type(error).__name__} when imported: {_line(error)}") from error
     finally:
         sys.path.pop(0)
     return module
@@ -112,6 +112,11 @@ def _task(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     if not first.is_floating_point() and first.dim() == 2:
         return "text"
     return "image" if first.dim() == 4 else "other"
+
+
+def _line(error: BaseException) -> str:
+    """The first line that an error says."""
+    return next((line for line in str(error).splitlines() if line.strip()), "")[:200]
 
 
 def _describe(result: Any) -> str:

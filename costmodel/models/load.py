@@ -62,7 +62,11 @@ def load_model(
     build, name, options = _door(spec)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        loaded: Loaded = build(name, options, wanted)
+        try:
+            loaded: Loaded = build(name, options, wanted)
+        except (RuntimeError, MemoryError) as error:  # sizes that no memory holds, or that no layer takes
+            said = next((line for line in str(error).splitlines() if line.strip()), "no memory")
+            raise CostmodelError(f"{spec} cannot be built as asked: {said[:200]}") from error
     args, kwargs = pytree.tree_map(lambda leaf: _convert(leaf, wanted), (loaded.args, loaded.kwargs))
     model = loaded.model.to(wanted.dtype) if wanted.dtype is not torch.float32 else loaded.model
     model.train(mode == "train")
