@@ -39,51 +39,48 @@ def groups_table(v: Validation) -> Table | None:
     rows = []
     for group, phase in groups:
         members = [c for c in latency if (c.group, phase_of(c)) == (group, phase)]
-        rows += _group_rows(f"{group}, {_PHASES[phase]}", members)
+        rows += _group_rows((cell(group), cell(_PHASES[phase])), members)
     return Table(
         "Latency by part of the suite",
         (
-            Column("part"), Column("clock"), Column("scored", True), Column("of", True), Column("MAPE", True),
+            Column("part"), Column("phase"), Column("clock"), Column("scored", True), Column("MAPE", True),
             Column("median", True), Column("bias", True), Column("within 10 %", True), Column("worst", True),
-            Column("Kendall τ", True), Column("in interval", True), Column("95 % confidence"),
-            Column("noise floor", True), Column("roofline MAPE", True),
+            Column("Kendall τ", True), Column("in interval", True), Column("noise floor", True),
+            Column("roofline MAPE", True),
         ),
         tuple(rows),
         note="Bias: the mean signed error. In interval: share of cases whose measured value lies in the predicted "
-        "interval, and where that share lies with 95 % confidence (Clopper and Pearson). Kendall's τ counts pairs "
+        "interval (and where that share lies with 95 % confidence, Clopper and Pearson). Kendall's τ counts pairs "
         "within a factor of two. Noise floor: the mean |ln ratio| of two processes that measured the same. The "
         "roofline has one constant a phase, fitted on the other cases.",
     )  # fmt: skip
 
 
-def _group_rows(name: str, members: Sequence[Case]) -> list[tuple[Cell, ...]]:
+def _group_rows(names: tuple[Cell, ...], members: Sequence[Case]) -> list[tuple[Cell, ...]]:
     scored = [c for c in members if c.scored]
     if not scored:
-        dashes = (cell(None),) * 10
-        return [(cell(name), cell("wall"), cell(0, 0), cell(len(members), len(members)), *dashes)]
-    rows = [_group_row(name, "wall", scored, len(members))]
+        return [(*names, cell("wall"), cell(f"0 of {len(members)}", 0), *(cell(None),) * 9)]
+    rows = [(*names, *_group_row("wall", scored, len(members)))]
     if all(c.processor is not None for c in scored):
-        rows.append(_group_row(name, "processor", [replace(c, measured=c.processor) for c in scored], len(members)))
+        by_processor = [replace(c, measured=c.processor) for c in scored]
+        rows.append((*names, *_group_row("processor", by_processor, len(members))))
     return rows
 
 
-def _group_row(name: str, clock: str, scored: Sequence[Case], of: int) -> tuple[Cell, ...]:
+def _group_row(clock: str, scored: Sequence[Case], of: int) -> tuple[Cell, ...]:
     s = summarize(scored)
     low, high = s.interval_coverage_ci
     bias = sum(c.error for c in scored) / len(scored)
     return (
-        cell(name),
         cell(clock),
-        cell(s.n, s.n),
-        cell(of, of),
+        cell(f"{s.n} of {of}", s.n),
         _percent(s.mape),
         _percent(s.median_ape),
         cell(signed_percent(bias), bias),
         _percent(s.within_10),
         _percent(s.worst),
         cell(None) if s.kendall_tau is None else cell(f"{s.kendall_tau:.2f}", s.kendall_tau),
-        _percent(s.interval_coverage),
-        cell(f"{units.percent(low)} – {units.percent(high)}", low),
+        cell(f"{units.percent(s.interval_coverage)} ({100 * low:.0f} – {100 * high:.0f})", s.interval_coverage),
         _percent(s.noise_floor),
         _percent(s.baseline_mape),
     )

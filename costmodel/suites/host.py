@@ -124,4 +124,9 @@ def _provenance(device: Device, options: Options, measured: dict[Job, Measured])
         found[f"calibration, {fit.threads} thread(s), {fit.dtype}"] = (
             f"{fit.points:,} isolated ops on {fit.date} with torch {fit.torch}{error}{noise}"
         )
+    for mode, interval in device.runtime[options.runtime or device.default_runtime].interval.items():
+        found[f"interval, {mode}"] = (
+            f"ln(measured / predicted) from {interval.low:.3f} to {interval.high:.3f}, {interval.kind} on "
+            f"{interval.cases} cases: {device.sources.get(interval.source, interval.source)}"
+        )
     return {key: value for key, value in found.items() if value}
