@@ -9,6 +9,7 @@ from ..device import Device, devices, load_device
 from ..errors import CostmodelError
 from ..estimate import Estimate, estimate
 from ..graph import load
+from ..measure.host_suite import PARTS
 from ..measure.rebuild import estimate_of_run
 from ..measure.suite import kept_cases
 from ..pareto import Front, pareto
@@ -34,12 +35,13 @@ def priced_traces(folder: Path, targets: Sequence[Device]) -> list[Estimate]:
 def validated_runs(folder: Path) -> tuple[Validation | None, tuple[Source, ...]]:
     """Runs kept in ``folder/<device>/``, each against what its device's profile says now, and their files.
 
-    A ``.csv`` holds runs, a ``.jsonl`` raw repeats of a part of the host suite, of which the frozen half is summed up.
+    A ``.csv`` holds runs, a ``.jsonl`` called as a part of the host suite its raw repeats; the frozen half is summed
+    up.
     """
     cases: list[Case] = []
     skipped: dict[str, str] = {}
     files: list[Source] = []
-    paths = (*folder.glob("*/*.csv"), *folder.glob("*/*.jsonl"))
+    paths = (*folder.glob("*/*.csv"), *(p for part in PARTS for p in folder.glob(f"*/{part}.jsonl")))
     for path in sorted(paths, key=lambda p: (p.stem != "frozen", p)):
         if path.parent.name == "tasks":
             continue  # runs of the arms of fronts, which are shown there
