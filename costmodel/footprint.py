@@ -12,7 +12,7 @@ from .core.allocator import CACHING, MALLOC, SMALL, STEP_MALLOC, Held, Malloc, c
 from .core.memory import allocation_events, live_bytes
 from .core.table import I8
 from .device import Number, Runtime
-from .errors import CostmodelError
+from .errors import CaptureError, CostmodelError
 from .graph import OpGraph
 from .lower import Lowered
 
@@ -309,6 +309,8 @@ def _check(size: I8, birth: I8, death: I8, workspace: I8) -> None:
     ):
         if bad.any():
             raise CostmodelError(f"the trace has {what} (number {int(np.argmax(bad))}); trace again")
+    if float(size.sum(dtype=float) + workspace.sum(dtype=float)) > 1 << 50:
+        raise CostmodelError("the trace's storages are together above 2^50 bytes; trace again")
 
 
 def _held(lowered: Lowered, runtime: Runtime) -> list[Held]:
@@ -373,8 +375,10 @@ class Largest:
     Attributes:
         size: the answer; 0 if not even 1 fits.
         peak_bytes: its peak.
-        fixed_bytes, bytes_each: the affine fit, ``peak = fixed + each · size``.
+        fixed_bytes, bytes_each: the affine fit through the first two sizes, ``peak = fixed + each · size``.
         error: of the fit at the third trace, relative.
+        bound_by: ``memory``; or ``model``, which the next size cannot be traced with; or ``limit``.
+        traced: size to peak of everything that was traced.
     """
 
     size: int
@@ -382,6 +386,8 @@ class Largest:
     fixed_bytes: float
     bytes_each: float
     error: float
+    bound_by: str
+    traced: dict[int, int]
 
 
 def largest_that_fits(
@@ -390,9 +396,11 @@ def largest_that_fits(
     """Largest size whose peak fits, by two traces and an affine fit, checked by a third at the answer.
 
     Args:
-        peak_bytes: traces one size and returns its peak (live, reserved or resident).
+        peak_bytes: traces one size and returns its peak (live, reserved or resident); raises `CaptureError` for a size
+            that the model does not take.
         capacity_bytes: what there is.
-        sizes: the two sizes to trace.
+        sizes: the two sizes to trace; the second is doubled while the peak does not grow (loading the model is more
+            than the step).
         limit: no larger size is tried.
 
     Returns:
@@ -407,25 +415,44 @@ def largest_that_fits(
         raise CostmodelError(f"two sizes to trace must be positive and increasing, not {small} and {large}")
     if capacity_bytes <= 0:
         raise CostmodelError(f"capacity must be more than 0 bytes, not {capacity_bytes:.0f}")
-    known = {size: peak_bytes(size) for size in sizes}
-    fixed, each = _line(known, small, large)
-    error: float | None = None
+    known: dict[int, int] = {small: peak_bytes(small)}
+    refused = limit + 1
+    size, line, error = large, None, 0.0
     while True:
+        try:
+            known[size] = peak_bytes(size)
+        except CaptureError:
+            refused = min(refused, size)
+        else:
+            if line is None and known[size] > known[small]:
+                line = _line(known, small, size)
+            elif line is not None and not error:
+                error = (line[0] + line[1] * size) / known[size] - 1.0
         fits = max((k for k, peak in known.items() if peak <= capacity_bytes), default=0)
-        fails = min((k for k, peak in known.items() if peak > capacity_bytes), default=limit + 1)
+        over = min((k for k, peak in known.items() if peak > capacity_bytes), default=limit + 1)
+        fails = min(over, refused)
         if fails <= fits + 1:
-            return Largest(fits, known.get(fits, 0), fixed, each, error or 0.0)
-        a, b = sorted(sorted(known, key=lambda k: abs(known[k] - capacity_bytes))[:2])
-        near_fixed, near_each = _line(known, a, b)
-        size = min(max(int((capacity_bytes - near_fixed) // near_each), fits + 1), fails - 1)
-        known[size] = peak_bytes(size)
-        if error is None:
-            error = (fixed + each * size) / known[size] - 1.0
+            break
+        size = _next_size(known, capacity_bytes, fits, fails, bisect=refused <= over and refused <= limit)
+    if line is None and fits == limit:
+        raise CostmodelError(f"the peak does not grow from size {small} to {limit}: does the model use what is varied?")
+    fixed, each = line or (float(known.get(fits, 0)), 0.0)
+    bound = "memory" if fails == over <= limit else "model" if fails == refused <= limit else "limit"
+    return Largest(fits, known.get(fits, 0), fixed, each, error, bound, dict(sorted(known.items())))
+
+
+def _next_size(known: dict[int, int], capacity: float, fits: int, fails: int, bisect: bool) -> int:
+    """Where the line through the two traced sizes nearest to the capacity meets it, within what is still open."""
+    a, b = sorted(sorted(known, key=lambda k: abs(known[k] - capacity))[:2]) if len(known) > 1 else (fits, fits)
+    if bisect or known.get(b, 0) <= known.get(a, 0):
+        guess = (fits + fails) // 2 if bisect else 2 * max(known)
+    else:
+        fixed, each = _line(known, a, b)
+        guess = int((capacity - fixed) // each)
+    return min(max(guess, fits + 1), fails - 1)
 
 
 def _line(known: dict[int, int], a: int, b: int) -> tuple[float, float]:
     """Bytes at size 0 and bytes a size, from two traced sizes."""
     each = (known[b] - known[a]) / (b - a)
-    if each <= 0:
-        raise CostmodelError(f"the peak does not grow from size {a} to {b}: does the model use what is varied?")
     return known[a] - each * a, each

@@ -15,7 +15,7 @@ from torch import nn
 from costmodel.capture import capture
 from costmodel.core.allocator import MALLOC, PINNED_MALLOC
 from costmodel.device import load_device
-from costmodel.errors import CostmodelError
+from costmodel.errors import CaptureError, CostmodelError
 from costmodel.estimate import estimate
 from costmodel.footprint import (
     addresses,
@@ -194,11 +194,32 @@ def test_a_peak_that_ignores_the_size() -> None:
         largest_that_fits(lambda size: 5, 100)
 
 
+def test_a_peak_that_grows_only_beyond_what_loading_takes() -> None:
+    """Up to size 40 the process held more while the model was loaded."""
+    found = largest_that_fits(lambda size: max(4_000, 100 * size), 10_050)
+    assert (found.size, found.peak_bytes, found.bound_by) == (100, 10_000, "memory")
+    assert found.traced[101] == 10_100
+
+
+@settings(deadline=None)
+@given(st.integers(1, 300), st.integers(100, 40_000))
+def test_a_size_that_the_model_refuses_bounds_the_answer(most: int, capacity: int) -> None:
+    def peak(size: int) -> int:
+        if size > most:
+            raise CaptureError(f"no position {size}")
+        return 100 * size
+
+    found = largest_that_fits(peak, capacity, limit=1000)
+    assert found.size == min(most, capacity // 100)
+    assert found.bound_by == ("model" if most < capacity // 100 else "memory")
+
+
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
         ("storage_bytes", -5, "negative size"),
         ("storage_bytes", 1 << 60, "above 2\\^50"),
+        ("storage_bytes", (1 << 50) - 1, "together"),
         ("storage_death", -7, "dies before"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 
 from costmodel.device import load_device
 from costmodel.errors import CostmodelError, FileError
-from costmodel.measure.memory_runs import add_run, read_runs
+from costmodel.measure.memory_runs import Kept, add_live, add_run, read_runs
 from costmodel.measure.memory_suite import CALIBRATION, HELD_OUT, half_of, memory_cases, memory_suite
 from costmodel.measure.resident import MemoryJob, Resident, Stage, measure_rss
 
@@ -32,15 +32,16 @@ def test_halves_are_of_the_name_and_both_there() -> None:
 
 def test_runs_are_kept_and_read(tmp_path: Path) -> None:
     path, job = tmp_path / "deep" / "runs.jsonl", MemoryJob("mlp-small")
-    assert read_runs(path) == {}
+    assert read_runs(path) == Kept()
     stage = Stage(rss=5, anonymous=3, file=2, peak=6, heap=1, mapped=0)
     run = Resident(dict.fromkeys(("start", "imported", "loaded", "first", "steady"), stage), private=4, shared=1)
     add_run(path, job, run)
     add_run(path, job, run)
-    assert read_runs(path) == {job.name: [run, run]}
+    add_live(path, job, 7, 8)
+    assert read_runs(path) == Kept({job.name: [run, run]}, {job.name: (7, 8)})
     lines = path.read_text().splitlines()
     path.write_text(lines[0].replace('"torch": "', '"torch": "0.') + "\n" + lines[1])
-    assert read_runs(path) == {job.name: [run]}  # of another build: measured again
+    assert read_runs(path) == Kept({job.name: [run]})  # of another build: measured again
     path.write_text(lines[0] + "\n" + lines[1][:40])
     with pytest.raises(FileError, match="line 2"):
         read_runs(path)
@@ -63,7 +64,7 @@ def test_a_small_job_in_a_fresh_process(tmp_path: Path) -> None:
     assert result.cases[2].measured == found.peak  # what is kept is not measured again
     assert abs(result.cases[2].error) < 0.1
     assert "malloc held" in result.cases[2].note
-    assert len(kept.read_text().splitlines()) == 1
+    assert len(kept.read_text().splitlines()) == 2  # and the live bytes
     assert "no-such-model" in next(iter(result.skipped.values()))
 
 

@@ -14,7 +14,7 @@ from ..device import Device
 from ..errors import CostmodelError
 from ..estimate import Estimate, Range, estimate
 from ..validate import Case, Validation
-from .memory_runs import add_run, read_runs
+from .memory_runs import Kept, add_live, add_run, read_runs
 from .resident import MemoryJob, Resident, measure_rss
 
 __all__ = ["CALIBRATION", "HELD_OUT", "half_of", "memory_cases", "memory_suite"]
@@ -109,7 +109,7 @@ def memory_suite(
         device: this machine's profile.
         runtime: one of its runtimes; its default otherwise.
         jobs: `memory_cases` otherwise.
-        into: file of resident runs (`memory_runs`) that is added to; what it holds is not measured again.
+        into: file of measurements (`memory_runs`) that is added to; what it holds is not measured again.
         processes: fresh processes a job; those that `into` holds count.
         progress: called before each job with how many are done, their total, and what is next.
 
@@ -118,19 +118,24 @@ def memory_suite(
         reason.
     """
     jobs = memory_cases() if jobs is None else jobs
-    kept = {} if into is None else read_runs(into)
+    kept = Kept() if into is None else read_runs(into)
     found: list[_Compared] = []
     skipped: dict[str, str] = {}
     for done, job in enumerate(jobs):
         if progress is not None:
             progress(done, len(jobs), job.name)
         try:
-            runs = list(kept.get(job.name, ()))
+            runs = list(kept.resident.get(job.name, ()))
             while len(runs) < processes:
                 runs.append(measure_rss(job))
                 if into is not None:
                     add_run(into, job, runs[-1])
-            found.append(_compare(job, runs, device, runtime))
+            live = kept.live.get(job.name)
+            if live is None:
+                live = _measured_live(job)
+                if into is not None:
+                    add_live(into, job, *live)
+            found.append(_compare(job, runs, live, device, runtime))
         except CostmodelError as error:
             skipped[job.name] = str(error)
     found.sort(key=lambda compared: half_of(compared.job) != HELD_OUT)
@@ -157,20 +162,27 @@ class _Compared:
     parts: str
 
 
-def _compare(job: MemoryJob, runs: Sequence[Resident], device: Device, runtime: str | None) -> _Compared:
+def _measured_live(job: MemoryJob) -> tuple[int, int]:
+    """Peaks of live bytes of the first step and of one in steady state, in this process."""
     import torch
 
     from .memory import measure_live
 
     torch.set_num_threads(job.threads)
+    step = job.step()
+    first = measure_live(step, first=True).peak
+    return first, measure_live(step).peak
+
+
+def _compare(
+    job: MemoryJob, runs: Sequence[Resident], measured: tuple[int, int], device: Device, runtime: str | None
+) -> _Compared:
+    first, steady = measured
     predicted = _predict(job, device, runtime)
     largest = predicted
     if job.mode == "decode":  # the process has filled its cache before: a prefill of the context
         before = _predict(replace(job, mode="prefill"), device, runtime)
         largest = max(predicted, before, key=lambda e: e.memory.peak_rss.point)
-    step = job.step()
-    first = measure_live(step, first=True).peak
-    steady = measure_live(step).peak
     live = predicted.memory.peak_live
     share = predicted.footprint.first_peak_live / live.point
     first_live = Range(live.low * share, live.point * share, live.high * share)

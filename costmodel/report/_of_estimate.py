@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -236,8 +237,25 @@ def memory_table(estimate: Estimate) -> Table:
         (Column("role"), column, shares),
         rows_of([cell(r.replace("_", " ")) for r, _ in held], cells, share_cells),
         (cell("peak, live"), total, share_total),
-        note=f"The peak is at {peak_holder(estimate)}.",
+        note=" ".join(_memory_notes(estimate)),
     )
+
+
+def _memory_notes(estimate: Estimate) -> Iterator[str]:
+    """Where the peak is, that of the first step, and what the resident bytes of a CPU process are made of."""
+    f = estimate.footprint
+    yield f"The peak is at {peak_holder(estimate)}."
+    if f.first_peak_live != f.peak_live:
+        yield f"In the first step, which starts without the optimizer's state, it is {units.size(f.first_peak_live)}."
+    if estimate.device.runtime[estimate.runtime].engine == "cpu":
+        parts = f.resident
+        yield (
+            f"Resident are {units.size(parts['runtime'])} of the runtime ({units.size(f.shared)} of them files that "
+            f"processes share) and {units.size(parts['allocator'])} of malloc"
+            + (f", {units.size(parts['loading'])} more while the model is loaded" if parts["loading"] else "")
+            + (f", {units.size(parts['scratch'])} of kernels' scratch" if parts["scratch"] else "")
+            + "."
+        )
 
 
 def holders_table(estimate: Estimate, top: int = 10) -> Table:
