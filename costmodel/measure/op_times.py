@@ -23,6 +23,7 @@ from ..errors import CostmodelError
 from ..graph import OpGraph
 from .job import Job
 from .latency import LOW_QUANTILE
+from .worker import Worker
 
 __all__ = ["measure_op_times", "read_op_times", "seconds_of_trace", "time_ops"]
 
@@ -106,7 +107,7 @@ def seconds_of_trace(graph: OpGraph, names: Sequence[str], seconds: F8) -> F8:
 def measure_op_times(
     jobs: Sequence[Job], path: Path, *, progress: Callable[[int, int, str], None] | None = None
 ) -> dict[str, str]:
-    """Time the ops of every job that `path` does not hold, in this process; what ends is added at once.
+    """Time the ops of every job that `path` does not hold, each in a fresh process; what ends is added at once.
 
     Returns:
         Why a job could not be run, by its name.
@@ -118,14 +119,17 @@ def measure_op_times(
             continue
         if progress is not None:
             progress(number, len(jobs), job.name)
-        try:
-            _add(path, job, *time_ops(job))
-        except (CostmodelError, RuntimeError) as error:  # one job's failure is a skipped case, not the end
-            skipped[job.name] = str(error).partition("\n")[0]
+        with Worker(job.threads, job.allocator) as worker:  # the allocator is set where a process starts
+            try:
+                names, seconds = worker.time_ops(job)
+            except CostmodelError as error:
+                skipped[job.name] = str(error)
+                continue
+        _add(path, job, names, seconds)
     return skipped
 
 
-def _add(path: Path, job: Job, names: Sequence[str], seconds: F8) -> None:
+def _add(path: Path, job: Job, names: Sequence[str], seconds: Sequence[float]) -> None:
     """Append the ops of one step to a file of JSON lines."""
     number = {name: i for i, name in enumerate(dict.fromkeys(names))}
     line = {

@@ -1,7 +1,8 @@
 """A fresh process that runs jobs: ``python -m costmodel.measure.worker`` reads one request a line, answers one a line.
 
 A request is ``{"jobs": [job, …], "seconds": s, "memory": bool}``; the jobs of one request are timed in turn. The answer
-has one object a job, or ``{"error": text}``. Whatever a model prints goes to stderr.
+has one object a job, or ``{"error": text}``. With ``"ops": true`` the ops of each job are timed instead. Whatever a
+model prints goes to stderr.
 """
 
 from __future__ import annotations
@@ -58,14 +59,21 @@ class Worker:
             env=environment,
         )
 
+    def time_ops(self, job: Job) -> tuple[list[str], list[float]]:
+        """Names and seconds of the ops of a step; raises as `run` does."""
+        (answer,) = self._ask({"jobs": [job.as_dict()], "ops": True})
+        return answer["names"], answer["seconds"]
+
     def run(self, jobs: Sequence[Job], *, seconds: float = 1.0, memory: bool = False) -> list[dict[str, Any]]:
         """The raw repeats of each job.
 
         Raises:
             CostmodelError: a job that cannot be built or run (its own message), or a worker that died.
         """
+        return self._ask({"jobs": [j.as_dict() for j in jobs], "seconds": seconds, "memory": memory})
+
+    def _ask(self, request: dict[str, Any]) -> list[dict[str, Any]]:
         stdin, stdout = self._pipes()
-        request = {"jobs": [j.as_dict() for j in jobs], "seconds": seconds, "memory": memory}
         try:
             stdin.write(json.dumps(request) + "\n")
             stdin.flush()
@@ -108,13 +116,22 @@ def _stdout_kept() -> Iterator[IO[str]]:
         answers.close()
 
 
+def _answers(jobs: Sequence[Job], request: dict[str, Any]) -> list[dict[str, Any]]:
+    if not request.get("ops"):
+        return run_jobs(jobs, request["seconds"], request["memory"])
+    from .op_times import time_ops
+
+    timed = [time_ops(job) for job in jobs]
+    return [{"names": names, "seconds": seconds.tolist()} for names, seconds in timed]
+
+
 def main() -> None:
     with _stdout_kept() as answers:
         for line in sys.stdin:
             request = json.loads(line)
             try:
                 jobs = [Job(**job) for job in request["jobs"]]
-                answer: dict[str, Any] = {"runs": run_jobs(jobs, request["seconds"], request["memory"])}
+                answer: dict[str, Any] = {"runs": _answers(jobs, request)}
             except CostmodelError as error:
                 answer = {"error": str(error)}
             except Exception as error:  # the parent reports it: one job's failure is a skipped case, not the end
