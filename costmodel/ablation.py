@@ -22,6 +22,7 @@ from .estimate import price_ops, roofline
 from .fusion import fuse
 from .graph import OpGraph
 from .lower import Lowered, lower
+from .placement import placed_distances
 from .validate import Ablated
 
 __all__ = ["Measurement", "Variant", "ablate", "variants"]
@@ -182,8 +183,9 @@ def _with_only(device: Device, runtime: str, fit: Fit) -> Device:
 
 def _price(graph: OpGraph, device: Device, runtime: str, threads: int, variant: Variant) -> float:
     fused = fuse(lower(graph, threads), device.runtime[runtime].fuse, workspaces=True)
-    fused.lowered.__dict__.update(variant.distances(fused.lowered))  # in the place of the cached properties
-    seconds, *_ = price_ops(fused, device, device.runtime[runtime])
+    placed = dict(zip(("distance", "code_distance"), placed_distances(fused.lowered)))
+    used = placed | variant.distances(fused.lowered)
+    seconds, *_ = price_ops(fused, device, device.runtime[runtime], (used["distance"], used["code_distance"]))
     return float(seconds.sum())
 
 

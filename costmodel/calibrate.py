@@ -143,6 +143,7 @@ def refit(device: Device, *, threads: int = 1, dtype: str = "float32") -> Fit:
         flush_bytes=FLUSH_BYTES,
         source="calibration",
         device_s_per_byte=_seconds_per_byte(device),
+        device_bytes={f"L{c.level}": c.bytes.value for c in device.cpu[0].cache},
         torch=version("torch"),
         cpu=cpu_name(),
     )

@@ -290,15 +290,26 @@ def estimate(
     )
 
 
-def price_ops(fused: Fused, device: Device, runtime: Runtime) -> tuple[F8, F8, tuple[str, ...], F8]:
-    """Seconds of each op, by part; the names of the parts; what the host needs to issue each op."""
+def price_ops(
+    fused: Fused, device: Device, runtime: Runtime, distances: tuple[F8, F8] | None = None
+) -> tuple[F8, F8, tuple[str, ...], F8]:
+    """Seconds of each op, by part; the names of the parts; what the host needs to issue each op.
+
+    `distances` are reuse distances of the operands and of the ops' code. Without them they are those of addresses for
+    a runtime that was calibrated (the isolated ops were timed with memory that stays mapped), else those of tensors.
+    """
     lowered = fused.lowered
     n = len(lowered.graph)
     if runtime.engine == "cpu":
         from .core.cpu import BOUNDS, price_cpu
 
         rates = cpu_rates(device, runtime, lowered)
-        seconds, parts = price_cpu(looped(lowered, runtime), lowered.distance, lowered.code_distance, rates)
+        if distances is None and runtime.fit:
+            from .placement import placed_distances
+
+            distances = placed_distances(lowered)
+        of_data, of_code = distances or (lowered.distance, lowered.code_distance)
+        seconds, parts = price_cpu(looped(lowered, runtime), of_data, of_code, rates)
         # a loop over groups calls more often, a fused op not at all
         more = np.where(fused.joined, -parts[:, 0], loop_s(lowered, runtime))
         pack = packing_s(lowered, runtime)

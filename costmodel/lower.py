@@ -35,6 +35,7 @@ __all__ = [
 
 # What an op's code and its library's tables for it push out of a cache: a JIT kernel of oneDNN and the way to it.
 CODE_BYTES = 32e3
+_DISPATCH = ("view", "allocate")
 # The class of an op without a formula: priced by the bytes of its inputs and outputs, and listed by name.
 UNPRICED = "unpriced"
 # A unit that a core does not have runs on the next one that it has.
@@ -110,7 +111,7 @@ def lower(graph: OpGraph, threads: int = 1) -> Lowered:
 
     An op without a formula, or whose formula does not take its arguments, becomes class `UNPRICED` and is listed.
     """
-    codes: dict[tuple[object, ...], int] = {}
+    codes: dict[tuple[str, str], int] = {}
     code: list[int] = []
     specs = [
         TensorSpec(shape, dtype, stride)
@@ -132,8 +133,8 @@ def lower(graph: OpGraph, threads: int = 1) -> Lowered:
         costs.append(found[0])
         if found[1]:
             unpriced[found[1]] += 1
-        # a convolution's kernel is compiled for its shapes
-        ran = key[:-1] if found[0].kind.startswith("conv") else (name, found[0].kind)
+        # what a view or an allocation runs is the dispatcher, whatever its name
+        ran = ("" if found[0].kind in _DISPATCH else name, found[0].kind)
         code.append(codes.setdefault(ran, len(codes)))
     return _columns(graph, threads, costs, specs, code, unpriced)
 

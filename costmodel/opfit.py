@@ -19,6 +19,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from .core.table import F8
+from .core.traffic import CODE_SHARE
 from .costs import Cost, OpSpec, TensorSpec, formula_for
 from .device import Fit, KindFit
 from .lower import CODE_BYTES
@@ -138,7 +139,7 @@ def _beyond(distance: F8, capacity: float) -> F8:
 def _code_shares(point: Point, state: str, capacity: Mapping[str, float]) -> list[float]:
     """Share of the code that L2 no longer holds, and of it what L3 does not: what DRAM adds to L3."""
     d = np.array([point.code_distance(state)])
-    past_l2, past_l3 = _beyond(d, capacity["L2"]), _beyond(d, capacity["L3"])
+    past_l2, past_l3 = (_beyond(d, CODE_SHARE * capacity[level]) for level in ("L2", "L3"))
     return [float(past_l2[0]), float(past_l2[0] * past_l3[0])]
 
 
@@ -272,11 +273,12 @@ def _fit_error(points: Sequence[Point], capacity: Mapping[str, float]) -> float:
     return float(np.mean(errors)) if errors else float("inf")
 
 
-def choose_capacity(points: Sequence[Point]) -> dict[str, float]:
-    """Effective size of L2 and L3: the pair under which the fit errs least."""
+def choose_capacity(points: Sequence[Point], most: Mapping[str, float]) -> dict[str, float]:
+    """Effective size of L2 and L3: the pair under which the fit errs least, none larger than `most` says it is."""
     best = {"L2": 1e6, "L3": 16e6}
     for level in ("L3", "L2"):
-        trials = [{**best, level: c} for c in _CAPACITIES[level]]
+        sizes = [c for c in _CAPACITIES[level] if c <= 1.05 * most.get(level, np.inf)] or [most[level]]
+        trials = [{**best, level: c} for c in sizes]
         best = min(trials, key=lambda c: _fit_error(points, c))
     return best
 
@@ -289,6 +291,7 @@ def fit_kinds(
     flush_bytes: float,
     source: str,
     device_s_per_byte: Mapping[str, float] | None = None,
+    device_bytes: Mapping[str, float] | None = None,
     torch: str = "",
     cpu: str = "",
 ) -> Fit:
@@ -300,10 +303,11 @@ def fit_kinds(
         flush_bytes: bytes that went by before the warm and cold states.
         source: key of the profile's ``[sources]``.
         device_s_per_byte: measured seconds a byte by ``read L3``, ``read dram``, ``write L3``, ``write dram``.
+        device_bytes: size of each cache by level.
         torch, cpu: versions that the fit is for.
     """
     points, _ = points_of(raw, threads, flush_bytes)
-    capacity = choose_capacity(points)
+    capacity = choose_capacity(points, device_bytes or {})
     prior = _pooled_rates(points, capacity, device_s_per_byte or {})
     kinds: dict[str, KindFit] = {}
     for kind, members in _groups(points).items():  # sorted: a class before its variants

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from costmodel.core.traffic import beyond
+from costmodel.core.traffic import CODE_SHARE, beyond
 from costmodel.costs import OpSpec, TensorSpec, formula_for
 from costmodel.lower import CODE_BYTES
 from costmodel.opfit import LEVELS, choose_capacity, fit_kinds, fit_whole, points_of
@@ -40,7 +40,7 @@ def lines(name: str, shapes: list[tuple[int, ...]], noise: float = 0.0, seed: in
         size = float(spec.nbytes)
         for state, code_away in STATES.items():
             d = CODE_BYTES + 2 * size + code_away
-            past2, past3 = beyond(d, CAPACITY["L2"]), beyond(d, CAPACITY["L3"])
+            past2, past3 = (beyond(d, CODE_SHARE * CAPACITY[level]) for level in ("L2", "L3"))
             t = OVERHEAD + past2 * ((1 - past3) * COLD["L3"] + past3 * COLD["dram"]) + WORK * sum(terms.values())
             away = (1.0, float(line["cold_output"])) if state == "cold" else (0.0, 0.0)
             for way, moved in zip(("read", "write"), away):
@@ -81,7 +81,8 @@ def test_constants_that_made_the_points_are_found(made: list[dict[str, Any]]) ->
 def test_effective_cache_sizes_are_found(made: list[dict[str, Any]]) -> None:
     points, gaps = points_of(made, 1, FLUSH)
     assert not gaps
-    assert choose_capacity(points) == CAPACITY
+    assert choose_capacity(points, {}) == CAPACITY
+    assert choose_capacity(points, {"L2": 0.5e6})["L2"] == 0.5e6, "no larger than the machine's"
 
 
 def test_noise_is_averaged_and_told() -> None:

@@ -21,6 +21,7 @@ ROWS = (
     ("device", "runs", "host", "peaks", "sources"),
     ("lower", "fusion"),
     ("footprint", "fusion"),
+    ("placement",),
     ("estimate",),
     ("job",),
     ("budget", "compare"),

@@ -98,7 +98,8 @@ def vector_norm(op: OpSpec) -> Cost:
     """
     order = op.attr("ord", op.attr("p", 2))
     each = {2: 2, 1: 2, 0: 2, "inf": 2, "-inf": 2}.get(order, POW + 2)
-    return reduction_cost(op, each, 1)
+    cost = reduction_cost(op, each, 1)
+    return replace(cost, kind=f"{cost.kind}_norm")
 
 
 def softmax(op: OpSpec) -> Cost:

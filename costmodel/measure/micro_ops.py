@@ -352,6 +352,14 @@ def reduce_outer(s: Shapes) -> Call:
     return Call(aten.mean.dim, (s.tensor(b, c, h, h).contiguous(memory_format=torch.channels_last), [2, 3], True))
 
 
+def reduce_norm(s: Shapes) -> Call:
+    b, c, h = s.image(2e6)
+    layout = torch.channels_last if s.pick(True, False) else torch.contiguous_format
+    return Call(
+        aten.linalg_vector_norm.default, (s.tensor(b, c, h, h).contiguous(memory_format=layout), 2, [2, 3], True)
+    )
+
+
 # Movement
 
 
@@ -470,8 +478,8 @@ GENERATORS: dict[str, tuple[Callable[[Shapes], Call], float, bool]] = {
         for f in (
             batch_norm_eval, batch_norm_train, batch_norm_train_backward, layer_norm, layer_norm_backward, softmax,
             softmax_backward, max_pool, max_pool_backward, average_pool, average_pool_backward, elementwise_strided,
-            elementwise_transcendental, reduce_inner, reduce_outer, copy, copy_rows, copy_transpose, roll, pad, cat,
-            view, fill, embedding, embedding_backward, index, loss, random, scan,
+            elementwise_transcendental, reduce_inner, reduce_outer, reduce_norm, copy, copy_rows, copy_transpose, roll,
+            pad, cat, view, fill, embedding, embedding_backward, index, loss, random, scan,
         )
     },
     "elementwise": (elementwise, 2.5, False),
