@@ -541,3 +541,42 @@ def test_ssm_trains_once_a_seed_and_is_evaluated_by_arm(
     assert half.value == pytest.approx(full.value, abs=0.1)
     assert len(full.per_item) == recipe.windows
     assert "generated" in full.data
+
+
+# The cost side of an arm
+
+
+@pytest.mark.parametrize(("name", "arm"), [("irb", "last_layer"), ("vit", "lbp_wht:order=4")])
+def test_the_shipped_trace_of_an_arm_is_of_the_step_that_is_trained(cache: Path, name: str, arm: str) -> None:
+    from costmodel.lower import lower
+    from costmodel.tasks.arms import arm_trace, trace_file
+
+    shipped = arm_trace(name, arm, shipped=True)
+    assert shipped.file == str(trace_file(name, arm))
+    now = arm_trace(name, arm)
+    assert Path(now.file).is_relative_to(cache)
+    assert (now.meta.method, now.meta.mode, now.meta.optimizer) == (arm, "train", "adamw")
+    assert sum(c.flops for c in lower(now).costs) == sum(c.flops for c in lower(shipped).costs)
+    assert arm_trace(name, arm).file == now.file, "the second time it comes from the cache"
+
+
+def test_every_arm_of_the_quick_grids_ships_its_trace_and_three_seeds() -> None:
+    from costmodel.tasks import families, family
+    from costmodel.tasks.arms import trace_file
+
+    for name in families():
+        grid = family(name).grid("quick")
+        for arm in {arm for arm, _ in grid}:
+            assert trace_file(name, arm).is_file()
+        kept = {(r.arm, r.seed) for r in result.committed(name, "quick")}
+        assert kept >= set(grid)
+
+
+def test_a_run_of_an_arm_is_kept_and_found(cache: Path) -> None:
+    from costmodel.tasks.arms import arm_run, kept_runs
+
+    run = arm_run("vit", "last_layer", "some-device")
+    assert kept_runs("vit", "some-device")["last_layer"][0].latency_s == pytest.approx(run.latency_s, rel=1e-6)
+    assert kept_runs("irb", "some-device") == {}
+    shipped = kept_runs("irb", "epyc-zen4-vm-2c")
+    assert shipped["full"][0].latency_s > shipped["last_layer"][0].latency_s > 0

@@ -69,12 +69,12 @@ def _csv_cases(path: Path, device: Device) -> tuple[tuple[Case, ...], dict[str, 
 
 
 def fronts_of_results(names: Sequence[str] | None, targets: Sequence[Device]) -> list[Front]:
-    """Latency and memory fronts of each family that has kept results; nothing is trained."""
+    """Latency, memory and energy fronts of each family that has kept results; nothing is trained."""
     fronts: list[Front] = []
     for name in names or families():
         if not committed(name, "quick"):
             continue
         points, _ = family_points(name, targets, threads=None, kept_only=True)
-        for axis in ("latency_s", "peak_live_bytes"):
+        for axis in ("latency_s", "peak_live_bytes", "energy_j"):
             fronts += pareto(points, axis=axis).values()
     return fronts
