@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode, UnsupportedOperatorException
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, UnsupportedOperatorException
 from torch.nn.modules import module as module_hooks
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
 from . import kernels as _kernels  # noqa: F401  registers our custom ops, so that saved models resolve them
 from .errors import CaptureError, CostmodelError
@@ -74,6 +74,12 @@ class Recorder(TorchDispatchMode):
 
     def storage(self, tensor: Tensor, role: str, name: str = "", birth: int | None = None) -> int:
         """The number of the tensor's storage; a new one is born now, or before the step if `birth` is -1."""
+        if tensor.layout != torch.strided:
+            raise CaptureError(
+                f"a tensor in the layout {str(tensor.layout).removeprefix('torch.')} runs in module "
+                f"{self.modules[-1] or '(root)'!r}; what a sparse tensor costs depends on its values: trace a dense "
+                "twin (.to_dense()), or give the product as an op of yours with @costmodel.cost"
+            )
         untyped = tensor.untyped_storage()
         key = untyped._cdata
         number = self._storages.get(key)
@@ -413,11 +419,22 @@ def _errors_named(model: nn.Module) -> Iterator[None]:
 def _declare(recorder: Recorder, step: Step) -> None:
     """Parameters, buffers and inputs exist before the step."""
     for name, parameter in step.model.named_parameters():
-        recorder.storage(parameter, "parameter", name, birth=-1)
+        for part in _inside(parameter):
+            recorder.storage(part, "parameter", name, birth=-1)
     for name, buffer in step.model.named_buffers():
-        recorder.storage(buffer, "buffer", name, birth=-1)
+        for part in _inside(buffer):
+            recorder.storage(part, "buffer", name, birth=-1)
     for leaf in _leaves((step.args, step.kwargs)):
         recorder.storage(leaf, "input", birth=-1)
+
+
+def _inside(tensor: Tensor) -> Iterator[Tensor]:
+    """What a tensor holds memory in: itself, or the parts of a wrapper (codes and scales of a quantized weight)."""
+    if type(tensor) is not FakeTensor and is_traceable_wrapper_subclass(tensor):
+        for name in tensor.__tensor_flatten__()[0]:  # type: ignore[attr-defined]
+            yield from _inside(getattr(tensor, name))
+    else:
+        yield tensor
 
 
 def _leaves(value: Any, depth: int = 0) -> Iterator[Tensor]:

@@ -103,13 +103,17 @@ def blas_copy_bytes(t: TensorSpec) -> int:
 
 
 def matmul_cost(a: TensorSpec, b: TensorSpec, m: int, n: int, k: int, batch: int = 1) -> Cost:
-    """Cost of `batch` products of `a` (M×K) and `b` (K×N).
+    """Cost of `batch` products of `a` (M×K) and `b` (K×N); a complex multiply-add is four real ones.
 
     >>> a, b = TensorSpec((2, 3)), TensorSpec((3, 4))
     >>> matmul_cost(a, b, 2, 4, 3).flops
     48
+    >>> matmul_cost(TensorSpec((2, 3), "complex64"), b, 2, 4, 3).flops
+    192
     """
     kind = gemm_kind(m, n, a, b, batch)
+    each = 4 if a.dtype.startswith("complex") else 1
+    batch *= each
     return Cost(
         flops=2 * batch * m * n * k,
         kind=kind,
