@@ -91,7 +91,7 @@ class Run:
         """What was run, without what came out: rows that share it are repeats of one case."""
         return (
             self.model, self.mode, self.method, self.batch, self.input_size, self.dtype, self.device, self.runtime,
-            self.threads,
+            self.threads, self.meta.get("accel", ""),
         )  # fmt: skip
 
     @property

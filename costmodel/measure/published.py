@@ -192,12 +192,8 @@ def _times(number: Number, ratio: float) -> Number:
 
 
 def runs_of(path: Path) -> list[Run]:
-    """The first row of each case of a table, of all its devices."""
-    first: dict[tuple[object, ...], Run] = {}
-    for item in stream_runs(path):
-        if not isinstance(item, Skip):
-            first.setdefault(item.case, item)
-    return list(first.values())
+    """All rows of a table that are runs, of all its devices, in the file's order."""
+    return [item for item in stream_runs(path) if not isinstance(item, Skip)]
 
 
 def _fastest(run: Run) -> Run:
