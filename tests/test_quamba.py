@@ -253,6 +253,12 @@ def test_by_name_and_on_the_meta_device():
     assert blocks == pytest.approx(parameters, rel=0.03)
 
 
+def test_without_its_ingredients_it_is_the_naive_baseline():
+    bare = quamba.apply(mamba(), CALIBRATION, percentile=100.0, rotate=False)
+    naive = naive_w8a8.apply(mamba(), CALIBRATION)
+    assert torch.equal(bare(HELD_OUT).logits, naive(HELD_OUT).logits)
+
+
 def test_naive_takes_both_architectures():
     for model in (mamba(), mamba2()):
         assert error(naive_w8a8.apply(model, CALIBRATION), model) < 0.1

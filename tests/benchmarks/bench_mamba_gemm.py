@@ -1,7 +1,7 @@
 """Integer GEMV and GEMM against the read bandwidth and against torch, one thread, interleaved in one process.
 
-GEMV: copies of a weight in rotation, L3-resident or in DRAM, GB/s of weights and scales beside a read-only sum over the
-same number of bytes. GEMM: 512 rows, GOP/s. Run: flock /tmp/measure.lock taskset -c 1 python ...
+GEMV: copies of a weight in rotation, L3-resident or in DRAM, in huge pages as a quantized model has them, GB/s of
+weights and scales beside a read-only sum over the same number of bytes. GEMM: GOP/s.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from numba import njit
 
 from costmodel.kernels.gemm_int4 import gemm_int4, multiply_int4, pack_int4
 from costmodel.kernels.gemm_int8 import gemm_int8_quantized, multiply_int8, pack_int8
+from costmodel.kernels.pages import place
 from costmodel.kernels.panels import FLOAT, split16
 
 N, K = 3072, 768
@@ -39,10 +40,11 @@ def gemv(copies: int, repeats: int) -> None:
     ones, scale = torch.ones(1), torch.rand(N)
     x8 = torch.randint(-128, 128, (1, K), dtype=torch.int8)
     x16, row = split16(torch.randn(1, K))
-    w8 = [pack_int8(torch.randint(-128, 128, (N, K), dtype=torch.int8)) for _ in range(copies)]
-    w4 = [pack_int4(torch.randint(0, 16, (N, K), dtype=torch.uint8)) for _ in range(copies)]
+    int8 = [t for _ in range(copies) for t in pack_int8(torch.randint(-128, 128, (N, K), dtype=torch.int8))]
+    w8 = list(zip(*[iter(place(int8))] * 2))
+    w4 = place([pack_int4(torch.randint(0, 16, (N, K), dtype=torch.uint8)) for _ in range(copies)])
     groups = torch.rand(N // 64, K // 128, 64).half()
-    plain = [np.ones(N * K // 8, np.int64) for _ in range(copies)]
+    plain = [t.numpy() for t in place([torch.ones(N * K // 8, dtype=torch.int64) for _ in range(copies)])]
     out, work = torch.empty(N), torch.empty(4 * K, dtype=torch.int8)
     tensors = {"x8": x8, "x16": x16, "out": out, "work": work, "s": scale, "one": ones, "row": row}
     p = {name: t.data_ptr() for name, t in tensors.items()}
@@ -59,7 +61,8 @@ def gemv(copies: int, repeats: int) -> None:
     rates: dict[str, list[float]] = {name: [] for name in calls}
     for r in range(repeats + 1):
         for name, call in calls.items():
-            seconds = sum(timed(call, i) for i in range(copies)) / copies
+            for _ in range(2):  # the first brings into L3 what fits there
+                seconds = sum(timed(call, i) for i in range(copies)) / copies
             if r:
                 rates[name].append(sizes.get(name, N * K / 2 + N * K / 64 + 4 * N) / seconds / 1e9)
     base = np.median(rates["read-only sum"])
