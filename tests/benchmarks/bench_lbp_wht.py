@@ -1,9 +1,11 @@
 """Backward of an LBP-WHT layer (both gradients, transforms included) against exact mm + mm, one thread, interleaved.
 
 Prints a row a shape and order: medians and minima of CPU time, the speed-up, the ratio of FLOPs by METHODS.md's
-formulas (butterflies included), and the share of it that was reached: the bar is 0.8 for o = 2, 0.9 above.
+formulas (butterflies included), and the share of it that was reached: the bar is 0.8 for o = 2, 0.9 above. The last
+column is the share that a roofline would reach: products as fast as out of L2, g_y read and both gradients
+written once, at the speed of torch's own sum and fill on the same tensors in the same turn.
 
-    flock /tmp/measure.lock taskset -c 1 python tests/benchmarks/bench_lbp_wht.py [repeats] [orders]
+    taskset -c 1 python tests/benchmarks/bench_lbp_wht.py [repeats [order ...]]
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor
 
 from costmodel.costs.lbp_wht import tile_count
+from costmodel.kernels.gemm_f32 import gemm
 from costmodel.kernels.lbp_wht import lbp_wht_backward
 from costmodel.kernels.wht import Tiling, project, select_bases
 
@@ -73,23 +76,45 @@ def case(
     return functions, g
 
 
+def roofs(g: Tensor, inputs: int, outputs: int) -> list[Callable[[], object]]:
+    """Read g_y; write gradients as large as g_x and g_W; a product of `HOT` FLOPs that stays in L2."""
+    g_x, g_w = torch.empty(*g.shape[:2], inputs), torch.empty(outputs, inputs)
+    a, b, c = torch.randn(96, 384), torch.randn(384, 32), torch.empty(96, 32)
+
+    def hot() -> None:
+        for _ in range(16):
+            gemm(96, 32, 384, a.data_ptr(), 1536, 4, b.data_ptr(), 128, c.data_ptr(), c.data_ptr(), 96, 128, 0)
+
+    return [g.sum, lambda: (g_x.fill_(1.0), g_w.fill_(1.0)), hot]
+
+
+HOT = 16 * 2 * 96 * 32 * 384
+
+
 def main(repeats: int = 21, orders: tuple[int, ...] = ORDERS) -> None:
     torch.set_num_threads(1)
     print(f"{repeats} repeats, CPU time, ms: median (min)")
-    print(f"{'case':22} {'B':>3} {'o':>2} {'exact':>15} {'lbp-wht':>15} {'speed-up':>8} {'FLOPs':>6} share of min")
+    print(
+        f"{'case':22} {'B':>3} {'o':>2} {'exact':>15} {'lbp-wht':>15} {'speed-up':>8} {'FLOPs':>6} share (of min)  roof"
+    )
     for name, images, side, inputs, outputs in SHAPES:
-        exact, *fast = interleaved(*case(images, side, inputs, outputs, orders), repeats)
+        functions, g = case(images, side, inputs, outputs, orders)
+        exact, *fast, read, written, hot = interleaved([*functions, *roofs(g, inputs, outputs)], g, repeats)
         for order, taken in zip(orders, fast):
-            ratio = flop_ratio(images, side, inputs, outputs, len(select_bases(order, "l1", 8)))
-            gain, best = median(exact) / median(taken), min(exact) / min(taken)
+            rank = len(select_bases(order, "l1", 8))
+            ratio = flop_ratio(images, side, inputs, outputs, rank)
+            products = 4 * images * tile_count((side, side), 8) * rank * inputs * outputs
+            least = median(read) + median(written) + products * min(hot) / HOT
+            gain, best, roof = median(exact) / median(taken), min(exact) / min(taken), median(exact) / least
             cells = [f"{1e3 * median(t):7.2f} ({1e3 * min(t):.2f})" for t in (exact, taken)]
             reached = "" if gain / ratio >= (0.8 if order == 2 else 0.9) else "  <"
             shape = f"{name} {inputs}"
             print(
                 f"{shape:22} {images:3} {order:2} {cells[0]:>15} {cells[1]:>15} {gain:8.2f} {ratio:6.2f}"
-                f" {gain / ratio:5.2f} {best / ratio:6.2f}{reached}"
+                f" {gain / ratio:5.2f} ({best / ratio:.2f}) {roof / ratio:11.2f}{reached}"
             )
 
 
 if __name__ == "__main__":
-    main(*(int(a) for a in sys.argv[1:2]))
+    given = [int(a) for a in sys.argv[1:]]
+    main(*given[:1], *([tuple(given[1:])] if given[1:] else []))

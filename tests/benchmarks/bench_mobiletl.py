@@ -5,7 +5,7 @@ and β, as autograd runs it where both train, and with β alone). Blocks: forwar
 MobileNetV3-Large at batch 8, vanilla with all its weights trained against MobileTL. Steps: MobileNetV3 at 224²,
 batch 8, all trained against the last k blocks.
 
-    flock /tmp/measure.lock taskset -c 1 python tests/benchmarks/bench_mobiletl.py [ops|blocks|steps] [repeats]
+    taskset -c 1 python tests/benchmarks/bench_mobiletl.py [ops|blocks|steps] [repeats]
 """
 
 from __future__ import annotations
