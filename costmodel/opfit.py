@@ -35,8 +35,8 @@ _QUANTILE = {"hot": 0.3, "between": 0.4, "warm": 0.5, "cold": 0.5}
 _CAPACITIES = {"L2": (0.5e6, 0.7e6, 1.0e6, 1.5e6, 2.0e6), "L3": (4e6, 8e6, 12e6, 16e6, 24e6, 32e6)}
 _FOLDS = 5
 _MIN_POINTS = 4
-# A class with this suffix shrinks to the class without it.
-_VARIANT = "_channels_last"
+# A class with one of these suffixes shrinks to the class without it.
+_VARIANTS = ("_channels_last", "_in_place")
 # Weight of the prior of a rate, as a share of the weight of all rows.
 _PRIOR = 0.05
 # A rate of one kind is at most this many times that of all.
@@ -311,7 +311,7 @@ def fit_kinds(
     prior = _pooled_rates(points, capacity, device_s_per_byte or {})
     kinds: dict[str, KindFit] = {}
     for kind, members in _groups(points).items():  # sorted: a class before its variants
-        base = kinds.get(kind.removesuffix(_VARIANT))
+        base = next((kinds.get(kind.removesuffix(v)) for v in _VARIANTS if kind.endswith(v)), None)
         terms = {f"term {t}": v for t, v in base.term_s.items()} if base else {}
         kinds[kind] = _fit_one(members, capacity, prior | terms)
     errors = [k.error for k in kinds.values() if k.error is not None and np.isfinite(k.error)]

@@ -2,8 +2,9 @@
 
 FLOPs are counted a result element: 1 for an add, a product, a comparison, a selection, a division or a square root;
 `EXP` and `TANH` for transcendental functions, whatever a library makes of them. Compound activations are the sum of
-their parts, written out beside each. Kinds: ``elementwise`` and ``elementwise_transcendental`` by weight of
-arithmetic, with ``_strided`` where the innermost loop does not step by one, ``elementwise_list`` for ``_foreach_``.
+their parts, written out beside each. Kinds: ``elementwise``, ``elementwise_divide`` (dividers and roots, not
+pipelined), ``elementwise_select`` (by a mask of bytes) and ``elementwise_transcendental``; with ``_strided`` where the
+innermost loop does not step by one and ``_in_place`` where no memory is taken; ``elementwise_list`` for ``_foreach_``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ TANH = 12  # tanh, erf and other quotients of two such pieces
 POW = 2 * EXP  # exp(y·log x)
 
 _MASKS = {"where": 0, "masked_fill": 1}  # a boolean operand that is read as it is
+_DIVIDING = frozenset(("div", "divide", "true_divide", "reciprocal", "sqrt", "rsqrt", "addcdiv"))
 _FLOATS = ("bfloat16", "float16", "float32", "float64", "complex64", "complex128")
 
 
@@ -37,14 +39,21 @@ def elementwise_cost(op: OpSpec, flops_each: int, *, transcendental: bool | None
     heavy = flops_each >= EXP if transcendental is None else transcendental
     return Cost(
         flops=flops_each * out.numel,
-        kind=_kind(heavy, shape),
+        kind=_kind(op.name.split("::")[-1], heavy, shape),
         terms=_terms(shape) | ({"flops": float(flops_each * out.numel)} if heavy else {}),
         workspace=promotion_bytes(op),
     )
 
 
-def _kind(heavy: bool, shape: Loop) -> str:
-    return ("elementwise_transcendental" if heavy else "elementwise") + ("" if shape.unit else "_strided")
+def _kind(name: str, heavy: bool, shape: Loop) -> str:
+    plain = name.rstrip("_")
+    if heavy:
+        kind = "elementwise_transcendental"
+    elif plain in _DIVIDING:
+        kind = "elementwise_divide"
+    else:
+        kind = "elementwise_select" if plain in _MASKS else "elementwise"
+    return kind + ("" if shape.unit else "_strided") + ("_in_place" if name.endswith("_") else "")
 
 
 def _terms(shape: Loop) -> dict[str, float]:

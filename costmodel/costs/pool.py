@@ -67,7 +67,8 @@ def max_pool_backward(op: OpSpec) -> Cost:
     g, out = op.inputs[0], op.outputs[0]
     reads = tuple(t.nbytes if k != 1 else 0 for k, t in enumerate(op.inputs))
     terms = {"results": float(g.numel), "n": float(out.numel)}
-    return Cost(g.numel, "max_pool_backward", terms=terms, read=reads, write=(out.nbytes + g.nbytes,))
+    kind = "max_pool_backward" + ("_channels_last" if channels_last(g) else "")
+    return Cost(g.numel, kind, terms=terms, read=reads, write=(out.nbytes + g.nbytes,))
 
 
 def average_pool_backward(op: OpSpec) -> Cost:
@@ -82,7 +83,8 @@ def average_pool_backward(op: OpSpec) -> Cost:
     taps = g.numel * _window(op, out, g)
     terms = {"results": float(g.numel), "taps": float(taps), "n": float(out.numel)}
     reads = (g.nbytes,) + (0,) * (len(op.inputs) - 1)
-    return Cost(taps + g.numel, "average_pool_backward", terms=terms, read=reads)
+    kind = "average_pool_backward" + ("_channels_last" if channels_last(g) else "")
+    return Cost(taps + g.numel, kind, terms=terms, read=reads)
 
 
 # Taps a result and dimensions by the method's name: nearest copies one value, linear weighs 2 a dimension, cubic 4.

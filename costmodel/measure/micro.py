@@ -28,7 +28,7 @@ import torch
 from ..capture import Recorder
 from ..errors import CostmodelError
 from ..graph import OpGraph
-from . import micro_methods, micro_ops, micro_ssm
+from . import micro_conv, micro_methods, micro_ops, micro_ssm
 from .latency import pinned_allocator
 from .micro_ops import Call, Shapes
 
@@ -37,7 +37,12 @@ __all__ = ["FLUSH_BYTES", "GENERATORS", "measure_points", "plan"]
 # More than the last-level cache of any device here: what is not touched after it comes from DRAM.
 FLUSH_BYTES = 64 << 20
 # name -> (generator, share of the points, used by training only)
-GENERATORS = {**micro_ops.GENERATORS, **micro_methods.GENERATORS, **micro_ssm.GENERATORS}
+GENERATORS = {
+    **micro_ops.GENERATORS,
+    **micro_conv.GENERATORS,
+    **micro_methods.GENERATORS,
+    **micro_ssm.GENERATORS,
+}
 _REPEATS = {"hot": 9, "between": 4, "warm": 2, "cold": 2}
 
 

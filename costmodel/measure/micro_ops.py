@@ -134,83 +134,6 @@ def attention_backward(s: Shapes) -> Call:
     return Call(backward, (torch.randn_like(out), q, k, v, out, lse, 0.0, False))
 
 
-# Convolutions
-
-
-# Share of convolutions whose data are channels-last: what a norm over channels hands on.
-_CHANNELS_LAST = 0.3
-
-
-def _conv(s: Shapes, c: int, o: int, h: int, k: int, stride: int, groups: int, b: int | None = None) -> Call:
-    x = s.tensor(s.batch() if b is None else b, c, h, h)
-    if s.rng.random() < _CHANNELS_LAST:
-        x = x.contiguous(memory_format=torch.channels_last)
-    w = s.tensor(o, c // groups, k, k)
-    pad = k // 2 if k < 8 else 0
-    bias = s.tensor(o) if s.pick(True, False, False) else None
-    args = (x, w, bias, [stride] * 2, [pad] * 2, [1, 1], False, [0, 0], groups)
-    return Call(aten.convolution.default, args, (1, 2))
-
-
-def _conv_sizes(s: Shapes, k: int, groups: int = 1) -> tuple[int, int, int]:
-    while True:
-        c, o, h = s.channels(8, 1024), s.channels(8, 1024), s.size(max(4, k), 118)
-        if 2 * c * o * h * h * k * k / groups < 1.2e9 and c * h * h < 2e6 and o * h * h < 3e6:
-            return c, o, h
-
-
-def conv_pointwise(s: Shapes) -> Call:
-    c, o, h = _conv_sizes(s, 1)
-    return _conv(s, c, o, h, 1, 1, 1, min(s.batch(), 8))
-
-
-def conv_direct(s: Shapes) -> Call:
-    k = s.pick(3, 3, 3, 5)
-    c, o, h = _conv_sizes(s, k)
-    return _conv(s, c, o, h, k, s.pick(1, 1, 1, 2), 1)
-
-
-def conv_im2col(s: Shapes) -> Call:
-    h = s.size(4, 14)
-    return _conv(s, s.channels(8, max(9, 20000 / h**2)), s.channels(8, 512), h, 3, 1, 1, 1)
-
-
-def conv_1x1_strided(s: Shapes) -> Call:
-    c, o, h = _conv_sizes(s, 1)
-    return _conv(s, c, o, h, 1, 2, 1)
-
-
-def conv_stem(s: Shapes) -> Call:
-    k, stride = s.pick((3, 2), (7, 2), (4, 4), (16, 16), (3, 1), (7, 4), (8, 8), (32, 32))
-    return _conv(s, s.pick(3, 3, 1, 4), s.channels(16, 96 if k < 16 else 768), s.size(48, 240), k, stride, 1)
-
-
-def conv_depthwise(s: Shapes) -> Call:
-    _, c, h = s.image(2e6)
-    return _conv(s, c, c, h, s.pick(3, 3, 5, 7), s.pick(1, 1, 2), c)
-
-
-def conv_grouped(s: Shapes) -> Call:
-    width = s.pick(4, 8, 16, 24, 32)
-    while True:
-        groups, h = s.size(2, 32), s.size(7, 60)
-        if groups * width * h * h < 1e6:
-            return _conv(s, groups * width, groups * width, h, 3, s.pick(1, 1, 2), groups)
-
-
-def _backward_of(forward: Callable[[Shapes], Call]) -> Callable[[Shapes], Call]:
-    def conv_backward(s: Shapes) -> Call:
-        x, w, bias, *rest = forward(s).args
-        grad = torch.randn_like(aten.convolution.default(x, w, bias, *rest))
-        sizes = None if bias is None else list(bias.shape)
-        need_input = bool(x.shape[1] > 4 or s.pick(True, False, False))
-        return Call(
-            aten.convolution_backward.default, (grad, x, w, sizes, *rest, [need_input, True, bias is not None]), (2,)
-        )
-
-    return conv_backward
-
-
 # Norms, softmax, pools
 
 
@@ -306,19 +229,51 @@ def average_pool_backward(s: Shapes) -> Call:
 
 def elementwise(s: Shapes) -> Call:
     x = s.tensor(*s.any_shape())
-    name = s.pick("add", "mul", "relu_", "add_", "threshold", "clamp", "mul_scalar", "sub", "sgd", "hardtanh")
-    if name in ("relu_", "clamp"):
-        return Call(aten.relu_.default, (x,)) if name == "relu_" else Call(aten.clamp_min.default, (x, 0.0))
+    name = s.pick("add", "add", "mul", "mul", "sub", "threshold", "clamp", "mul_scalar")
+    if name == "clamp":
+        return Call(aten.clamp_min.default, (x, 0.0))
     if name == "mul_scalar":
         return Call(aten.mul.Tensor, (x, 0.5))
-    if name == "hardtanh":
-        return Call(aten.hardtanh_.default, (x, 0.0, 6.0))
     y = torch.randn_like(x)
-    if name == "sgd":
-        return Call(aten.add_.Tensor, (x, y), (0,))
     if name == "threshold":
         return Call(aten.threshold_backward.default, (x, y, 0.0))
-    return Call({"add": aten.add, "mul": aten.mul, "add_": aten.add_, "sub": aten.sub}[name].Tensor, (x, y))
+    return Call({"add": aten.add, "mul": aten.mul, "sub": aten.sub}[name].Tensor, (x, y))
+
+
+def elementwise_in_place(s: Shapes) -> Call:
+    x = s.tensor(*s.any_shape())
+    name = s.pick("relu", "hardtanh", "add", "mul", "step", "mul_scalar")
+    if name == "relu":
+        return Call(aten.relu_.default, (x,))
+    if name == "hardtanh":
+        return Call(aten.hardtanh_.default, (x, 0.0, 6.0))
+    if name == "mul_scalar":
+        return Call(aten.mul_.Tensor, (x, 0.9), (0,))
+    y = torch.randn_like(x)
+    if name == "step":  # of an optimizer, whose parameters others have evicted
+        return Call(aten.add_.Tensor, (x, y), (0,))
+    return Call({"add": aten.add_, "mul": aten.mul_}[name].Tensor, (x, y))
+
+
+def elementwise_divide(s: Shapes) -> Call:
+    x = s.tensor(*s.any_shape()).abs() + 1
+    name = s.pick("sqrt", "div", "div_scalar", "addcdiv_", "div_")
+    if name == "sqrt":
+        return Call(aten.sqrt.default, (x,))
+    if name == "div_scalar":
+        return Call(aten.div.Tensor, (x, 3.0))
+    y = torch.rand_like(x) + 1
+    if name == "addcdiv_":
+        return Call(aten.addcdiv_.default, (torch.randn_like(x), x, y), (0,))
+    return Call((aten.div if name == "div" else aten.div_).Tensor, (x, y))
+
+
+def elementwise_select(s: Shapes) -> Call:
+    x = s.tensor(*s.any_shape())
+    mask = x > 0
+    if s.pick(True, False):
+        return Call(aten.masked_fill.Scalar, (x, mask, 0.0))
+    return Call(aten.where.self, (mask, x, torch.randn_like(x)))
 
 
 def elementwise_strided(s: Shapes) -> Call:
@@ -330,7 +285,8 @@ def elementwise_strided(s: Shapes) -> Call:
 
 def elementwise_transcendental(s: Shapes) -> Call:
     x = s.tensor(*s.any_shape())
-    name = s.pick("gelu", "gelu", "silu", "sigmoid", "hardswish", "exp", "tanh", "gelu_back", "silu_back", "hs_back")
+    names = ("gelu", "gelu", "silu", "sigmoid", "exp", "tanh", "silu_", "silu_", "sigmoid_", "hardswish_")
+    name = s.pick(*names, "hardswish", "gelu_back", "silu_back", "hs_back")
     if name.endswith("_back"):
         func = {"gelu": aten.gelu_backward, "silu": aten.silu_backward, "hs": aten.hardswish_backward}
         return Call(func[name.removesuffix("_back")].default, (torch.randn_like(x), x))
@@ -457,7 +413,6 @@ def scan(s: Shapes) -> Call:
     return Call(aten.cumsum.default, (s.tensor(s.batch(), s.size(4, 64), s.size(8, 512)), -1))
 
 
-_CONVS = (conv_pointwise, conv_direct, conv_im2col, conv_1x1_strided, conv_stem, conv_depthwise, conv_grouped)
 # name -> (generator, share of the points, used by training only)
 GENERATORS: dict[str, tuple[Callable[[Shapes], Call], float, bool]] = {
     "gemm_nt": (gemm_nt, 2.0, False),
@@ -468,21 +423,20 @@ GENERATORS: dict[str, tuple[Callable[[Shapes], Call], float, bool]] = {
     "bmm": (bmm, 1.5, False),
     "attention": (attention, 1.0, False),
     "attention_backward": (attention_backward, 1.0, True),
-    **{f.__name__: (f, w, False) for f, w in zip(_CONVS, (3.0, 4.0, 1.5, 1.2, 2.0, 3.5, 2.5))},
-    **{
-        f"{f.__name__}_backward": (_backward_of(f), w, True)
-        for f, w in zip(_CONVS, (3.0, 4.0, 1.0, 1.7, 2.0, 6.0, 4.0))
-    },
     **{
         f.__name__: (f, 1.0, f.__name__.endswith(("backward", "train")) or f in (loss, random))
         for f in (
             batch_norm_eval, batch_norm_train, batch_norm_train_backward, layer_norm, layer_norm_backward, softmax,
             softmax_backward, max_pool, max_pool_backward, average_pool, average_pool_backward, elementwise_strided,
-            elementwise_transcendental, reduce_inner, reduce_outer, reduce_norm, copy, copy_rows, copy_transpose, roll,
+            reduce_inner, reduce_outer, reduce_norm, copy, copy_rows, copy_transpose, roll,
             pad, cat, view, fill, embedding, embedding_backward, index, loss, random, scan,
         )
     },
-    "elementwise": (elementwise, 2.5, False),
+    "elementwise_transcendental": (elementwise_transcendental, 1.5, False),
+    "elementwise": (elementwise, 1.5, False),
+    "elementwise_in_place": (elementwise_in_place, 1.3, False),
+    "elementwise_divide": (elementwise_divide, 1.0, False),
+    "elementwise_select": (elementwise_select, 0.8, False),
     "allocate": (allocate, 0.3, False),
     "item": (item, 0.2, False),
 }  # fmt: skip

@@ -1,0 +1,95 @@
+"""Isolated convolutions of every algorithm class, for calibration (see `micro_ops`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from .micro_ops import Call, Shapes, aten
+
+__all__ = ["GENERATORS"]
+
+# Share of convolutions whose data are channels-last: what a norm over channels hands on.
+_CHANNELS_LAST = 0.3
+
+
+def _conv(s: Shapes, c: int, o: int, h: int, k: int, stride: int, groups: int, b: int | None = None) -> Call:
+    x = s.tensor(s.batch() if b is None else b, c, h, h)
+    if s.rng.random() < _CHANNELS_LAST:
+        x = x.contiguous(memory_format=torch.channels_last)
+    w = s.tensor(o, c // groups, k, k)
+    pad = k // 2 if k < 8 else 0
+    bias = s.tensor(o) if s.pick(True, False, False) else None
+    args = (x, w, bias, [stride] * 2, [pad] * 2, [1, 1], False, [0, 0], groups)
+    return Call(aten.convolution.default, args, (1, 2))
+
+
+def _conv_sizes(s: Shapes, k: int, groups: int = 1) -> tuple[int, int, int]:
+    while True:
+        c, o, h = s.channels(8, 1024), s.channels(8, 1024), s.size(max(4, k), 118)
+        if 2 * c * o * h * h * k * k / groups < 1.2e9 and c * h * h < 2e6 and o * h * h < 3e6:
+            return c, o, h
+
+
+def conv_pointwise(s: Shapes) -> Call:
+    c, o, h = _conv_sizes(s, 1)
+    return _conv(s, c, o, h, 1, 1, 1, min(s.batch(), 8))
+
+
+def conv_direct(s: Shapes) -> Call:
+    k = s.pick(3, 3, 3, 5)
+    c, o, h = _conv_sizes(s, k)
+    return _conv(s, c, o, h, k, s.pick(1, 1, 1, 2), 1)
+
+
+def conv_im2col(s: Shapes) -> Call:
+    h = s.size(4, 14)
+    return _conv(s, s.channels(8, max(9, 20000 / h**2)), s.channels(8, 512), h, 3, 1, 1, 1)
+
+
+def conv_1x1_strided(s: Shapes) -> Call:
+    c, o, h = _conv_sizes(s, 1)
+    return _conv(s, c, o, h, 1, 2, 1)
+
+
+def conv_stem(s: Shapes) -> Call:
+    k, stride = s.pick((3, 2), (7, 2), (4, 4), (16, 16), (3, 1), (7, 4), (8, 8), (32, 32))
+    return _conv(s, s.pick(3, 3, 1, 4), s.channels(16, 96 if k < 16 else 768), s.size(48, 240), k, stride, 1)
+
+
+def conv_depthwise(s: Shapes) -> Call:
+    _, c, h = s.image(2e6)
+    return _conv(s, c, c, h, s.pick(3, 3, 5, 7), s.pick(1, 1, 2), c)
+
+
+def conv_grouped(s: Shapes) -> Call:
+    width = s.pick(4, 8, 16, 24, 32)
+    while True:
+        groups, h = s.size(2, 32), s.size(7, 60)
+        if groups * width * h * h < 1e6:
+            return _conv(s, groups * width, groups * width, h, 3, s.pick(1, 1, 2), groups)
+
+
+def _backward_of(forward: Callable[[Shapes], Call]) -> Callable[[Shapes], Call]:
+    def conv_backward(s: Shapes) -> Call:
+        x, w, bias, *rest = forward(s).args
+        grad = torch.randn_like(aten.convolution.default(x, w, bias, *rest))
+        sizes = None if bias is None else list(bias.shape)
+        need_input = bool(x.shape[1] > 4 or s.pick(True, False, False))
+        return Call(
+            aten.convolution_backward.default, (grad, x, w, sizes, *rest, [need_input, True, bias is not None]), (2,)
+        )
+
+    return conv_backward
+
+
+_CONVS = (conv_pointwise, conv_direct, conv_im2col, conv_1x1_strided, conv_stem, conv_depthwise, conv_grouped)
+# As in `micro_ops`: share of the points, and whether only training runs it.
+GENERATORS: dict[str, tuple[Callable[[Shapes], Call], float, bool]] = {
+    **{f.__name__: (f, w, False) for f, w in zip(_CONVS, (3.0, 4.0, 1.5, 1.2, 2.0, 3.5, 2.5))},
+    **{
+        f"{f.__name__}_backward": (_backward_of(f), w, True)
+        for f, w in zip(_CONVS, (3.0, 4.0, 1.0, 1.7, 2.0, 6.0, 4.0))
+    },
+}
