@@ -36,6 +36,10 @@ __all__ = ["Coverage", "Estimate", "Memory", "OpRow", "Range", "estimate", "pric
 _LIVE = Interval(low=-0.01, high=0.01, cases=0, kind="guess", source="the bar of tests/test_validate.py")
 _RESIDENT = Interval(low=-0.25, high=0.25, cases=0, kind="guess", source="not yet validated on this device")
 
+# How far, in ln, steps were off beside the interval of a calibration that was made for another thread count or another
+# dtype (reports/diary.md, variants of the host suite: 8 steps each).
+_OTHER_THREADS, _OTHER_DTYPE = 0.1, 0.8
+
 
 @dataclass(frozen=True)
 class Range:
@@ -267,6 +271,7 @@ def estimate(
     interval = constants.interval.get(graph.meta.mode) or constants.interval["default"]
     memory = footprint(lowered, constants)
     widen = 0.5 * (1.0 - coverage.time)  # what has no formula is known to about a factor of e^0.5
+    widen += _beyond_calibration(constants, threads, graph.meta.dtype)
     return Estimate(
         lowered=fused.lowered,
         device=device,
@@ -288,6 +293,14 @@ def estimate(
         energy_j=_energy(lowered, device, seconds * scale, interval),
         coverage=coverage,
     )
+
+
+def _beyond_calibration(runtime: Runtime, threads: int, dtype: str) -> float:
+    """By how much, in ln, the interval of a calibrated runtime widens for what it was not calibrated for."""
+    of_dtype = [f for f in runtime.fit if f.dtype == dtype]
+    if not runtime.fit or any(f.threads == threads for f in of_dtype):
+        return 0.0
+    return _OTHER_THREADS if of_dtype else _OTHER_DTYPE
 
 
 def price_ops(

@@ -190,6 +190,20 @@ def test_a_device_without_a_calibration_has_no_ablation(graphs: dict[Job, OpGrap
         ablate([Measurement(graphs[MLP], 1.0)], load_device("raspberry-pi-4b"))
 
 
+@pytest.mark.parametrize(("change", "wider"), [({"threads": 1}, 0.0), ({"threads": 2}, 0.1), ({"dtype": "int7"}, 0.8)])
+def test_an_interval_is_wider_beyond_what_was_calibrated(
+    graphs: dict[Job, OpGraph], change: dict[str, object], wider: float
+) -> None:
+    device = load_device(ZEN)
+    runtime = device.runtime["torch-eager"]
+    one = next(f for f in runtime.fit if (f.threads, f.dtype) == (1, "float32")).model_copy(update=change)
+    other = device.model_copy(update={"runtime": {"torch-eager": runtime.model_copy(update={"fit": (one,)})}})
+    found = estimate(graphs[MLP], other).latency_s
+    usual = runtime.interval.get("infer") or runtime.interval["default"]
+    assert np.log(found.high / found.point) == pytest.approx(usual.high + wider)
+    assert np.log(found.low / found.point) == pytest.approx(usual.low - wider)
+
+
 # Ops inside a step
 
 
