@@ -298,6 +298,10 @@ def _loading_bytes(graph: OpGraph, size: I8, weight_copies: float) -> int:
     return int(weight_copies * weights) + sum(int(size[s]) for s in tied if graph.storage_role[s] == "parameter")
 
 
+# So many storages are not all a step's results.
+_SOME = 16
+
+
 def _check(size: I8, birth: I8, death: I8, workspace: I8) -> None:
     """Values that would make the replay meaningless: a trace that is edited or cut off, a formula that is wrong."""
     for what, bad in (
@@ -309,6 +313,12 @@ def _check(size: I8, birth: I8, death: I8, workspace: I8) -> None:
     ):
         if bad.any():
             raise CostmodelError(f"the trace has {what} (number {int(np.argmax(bad))}); trace again")
+    made = (birth >= 0) & (size > 0)
+    if made.sum() >= _SOME and (death[made] >= len(workspace)).all():
+        raise CostmodelError(
+            f"the trace never frees: all {int(made.sum())} storages that it makes live to its end, so their deaths "
+            "were lost (a hook or a list that keeps every tensor?); trace again"
+        )
     if float(size.sum(dtype=float) + workspace.sum(dtype=float)) > 1 << 50:
         raise CostmodelError("the trace's storages are together above 2^50 bytes; trace again")
 
