@@ -93,8 +93,9 @@ def calibrate(
     from .host import write_host_profile
     from .measure.micro import measure_points
 
-    if threads > (os.cpu_count() or 1):
-        raise CostmodelError(f"this machine has {os.cpu_count()} cores; calibrate at most as many threads")
+    cores = len(os.sched_getaffinity(0))
+    if threads > cores:
+        raise CostmodelError(f"this process may use {cores} cores; calibrate at most as many threads (or see taskset)")
     if not force:
         refuse_if_busy()
     points, seeds = _QUICK if quick else _FULL

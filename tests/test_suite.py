@@ -168,6 +168,16 @@ def test_steps_are_timed_in_turn() -> None:
         time_interleaved([lambda: None], threads=10_000)
 
 
+def test_two_threads_are_not_measured_on_one_core() -> None:
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        with pytest.raises(CostmodelError, match="this process may use 1 cores; measure with at most as many threads"):
+            time_interleaved([lambda: None], threads=2)
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def test_settings_of_glibc_are_plain_integers() -> None:
     assert all(v.isdigit() for v in pinned_allocator().values())
     assert 0 <= disturbed_share(spins=20) <= 1

@@ -87,8 +87,11 @@ def time_interleaved(
     Returns:
         One `Samples` a step.
     """
-    if threads > (os.cpu_count() or 1):
-        raise CostmodelError(f"this machine has {os.cpu_count()} cores; measure with at most as many threads")
+    cores = len(os.sched_getaffinity(0))  # threads that wait for each other on one core take a hundred times as long
+    if threads > cores:
+        raise CostmodelError(
+            f"this process may use {cores} cores; measure with at most as many threads (or see taskset)"
+        )
     torch.set_num_threads(threads)
     for step in steps:  # twice: the first creates optimizer state, caches of the libraries and grown heaps
         step()
