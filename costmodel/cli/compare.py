@@ -6,9 +6,7 @@ import typer
 
 from . import _options as o
 
-_Side = Annotated[
-    str, typer.Argument(help="A model, a trace, or git:REV:path of a committed one.", show_default=False)
-]
+_Side = Annotated[str, typer.Argument(help="A model, a trace, or git:REV:path of a committed one.", show_default=False)]
 
 
 def compare(
