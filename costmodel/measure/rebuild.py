@@ -17,7 +17,7 @@ from ..errors import CostmodelError, FileError
 from ..estimate import Estimate, Range, estimate
 from ..fewshot import sample_seconds
 from ..graph import OpGraph, load
-from ..models import resolve_alias
+from ..models import available, resolve_alias
 from ..runs import Run, runtime_for
 from .job import Job
 
@@ -31,8 +31,8 @@ _SPEC_MARKS = (":", "/", ".pt2", ".py")
 def job_of(run: Run) -> Job:
     """The step that `run` measured, as options of the command line.
 
-    A name with a family (``timm:…``) is a spec already; any other is looked up in the table of what published files
-    call it. Without a batch it is 1.
+    A name with a family (``timm:…``) and one of our own models are specs already; any other is looked up in the table
+    of what published files call it. Without a batch it is 1.
 
     Raises:
         CostmodelError: says why the row cannot be rebuilt.
@@ -42,7 +42,7 @@ def job_of(run: Run) -> Job:
         raise CostmodelError(f"dtype {run.dtype!r} has no rebuild: the network was quantized by the runtime")
     tokens = run.input_size.removeprefix("seq") if run.input_size.startswith("seq") else ""
     return Job(
-        model=run.model if _is_spec(run.model) else resolve_alias(run.model, run.meta.get("source") or None),
+        model=run.model if _is_spec(run) else resolve_alias(run.model, run.meta.get("source") or None),
         mode=run.mode,
         method=run.method,
         batch=run.batch or 1,
@@ -133,5 +133,7 @@ def _installed(name: str) -> bool:
     return True
 
 
-def _is_spec(name: str) -> bool:
-    return any(mark in name for mark in _SPEC_MARKS)
+def _is_spec(run: Run) -> bool:
+    """Whether a row names a model as the command line does: with a family, a file, or one of our own."""
+    own = not run.meta.get("source") and run.model.split(",")[0] in available(["own"])["own"]
+    return own or any(mark in run.model for mark in _SPEC_MARKS)
