@@ -35,6 +35,7 @@ DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException)
 # Elements up to which a value is given (positions and boxes, not images), up to which one is followed (masks of a
 # sequence, anchors), and of all that is followed in one trace: some tenths of a second.
 _MOST_GIVEN, _MOST_FOLLOWED, _MOST_IN_ALL = 1 << 16, 1 << 22, 1 << 26
+_SHARED = (CustomOpDef, torch.Generator)
 _VALUE = "_costmodel_value"
 _TRUE = "_costmodel_true"  # of a mask whose values are not known: how many elements are true, at most
 _aten = torch.ops.aten
@@ -272,8 +273,8 @@ def fake_model(model: nn.Module, mode: FakeTensorMode, values: Values | None = N
                 if isinstance(tensor, nn.Parameter):
                     like = nn.Parameter(like, requires_grad=tensor.requires_grad)
                 memo[id(tensor)] = like
-    for module in model.modules():  # an op is one in the process; torch's cannot be copied
-        memo |= {id(value): value for value in vars(module).values() if isinstance(value, CustomOpDef)}
+    for module in model.modules():  # an op is one in the process, a generator has state: torch copies neither
+        memo |= {id(value): value for value in vars(module).values() if isinstance(value, _SHARED)}
     with _Copy(mode, values):
         try:
             copied: nn.Module = copy.deepcopy(model, memo)

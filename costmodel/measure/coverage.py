@@ -26,7 +26,7 @@ import torch
 
 from ..capture import capture
 from ..device import Device, load_device
-from ..errors import CaptureError, CostmodelError, MissingExtra
+from ..errors import CostmodelError, MissingExtra
 from ..estimate import Estimate, estimate
 from ..lower import UNPRICED
 from ..models import architectures, load_model
@@ -155,7 +155,7 @@ def run(
     done = {case for case, result in known.items() if not again or (result.traced and not result.unpriced)}
     todo = [case for case in wanted if case not in done]
     target = load_device(device)
-    for library in sorted({case.library for case in todo}):
+    for library in sorted({case.library for case in todo} & set(LIBRARIES)):
         require(library)
     torch.set_num_threads(1)
     if todo:
@@ -164,9 +164,18 @@ def run(
     path.parent.mkdir(parents=True, exist_ok=True)
     for case in todo:
         result = _in_child(case, target, timeout_s, memory_bytes)
-        with open(path, "a") as file:
-            file.write(json.dumps(asdict(result)) + "\n")
+        _append(path, json.dumps(asdict(result)))
         yield result
+
+
+def _append(path: Path, line: str) -> None:
+    """Add a line, after what a kill may have left of the last one."""
+    with open(path, "ab+") as file:
+        file.seek(0, os.SEEK_END)
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else "\n" + line
+        file.write(line.encode() + b"\n")
 
 
 def _in_child(case: Case, device: Device, timeout_s: float, memory_bytes: int) -> Result:
@@ -229,7 +238,7 @@ def examine(case: Case, device: Device) -> Result:
             failure, why = "limit", "out of memory"
         except Exception as error:
             failure, why = classify(error)
-        if failure != "ours":
+        if failure not in ("ours", "library"):
             break
     return Result(case.model, case.mode, round(time.monotonic() - start, 2), failure=failure, why=why)
 
@@ -281,6 +290,8 @@ _SAID = (
     ("custom op", "*has no fake implementation*"),
     ("extra", "*requires the * library*"),
     ("extra", "*No module named*"),
+    ("library", "*builds no model*"),
+    ("library", "*cannot be built with {}*"),
     ("no training", "*has nothing to train*"),
     ("no training", "*nothing to train on*"),
 )
@@ -291,7 +302,7 @@ def classify(error: BaseException) -> tuple[str, str]:
     said = " ".join(str(error).split())
     if isinstance(error, (MissingExtra, ModuleNotFoundError)):
         return "extra", said[:300]
-    if isinstance(error, (CaptureError, CostmodelError)):
+    if isinstance(error, (CostmodelError, ImportError)):
         for name, pattern in _SAID:
             if fnmatch(said, pattern):
                 return name, said[:300]

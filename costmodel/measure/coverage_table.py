@@ -53,8 +53,8 @@ def page(results: Sequence[Result], *, producer: str, device: str, command: str)
         f"Written by `{command}`; {producer}; time shares as priced on {device}. Models are built without weights and",
         "traced on fake tensors; transformers classes have two layers a stack, at their own configuration's width.",
         "",
-        "| library | mode | cases | traced | share | ops priced | FLOPs priced | time priced | steps with an op over 1 %"
-        " of the time by default | seconds a case |",
+        "| library | mode | cases | traced | share | ops priced | FLOPs priced | time priced |"
+        " steps with an op over 1 % of the time by default | seconds a case |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [

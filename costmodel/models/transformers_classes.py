@@ -84,7 +84,16 @@ def build(name: str, options: dict[str, Any], wanted: Wanted) -> Loaded:
         config = _shallow(config, layers, {**_parts_of(type(config)), **settings})
     if hasattr(config, "use_cache"):
         config.use_cache = False  # a cache is part of prefill and decode only, and is asked for there
-    model = make_on(wanted.device, partial(model_class, config))
+    try:
+        model = make_on(wanted.device, partial(model_class, config))
+    except ImportError:
+        raise
+    except Exception as error:
+        said = str(error).partition("\n")[0]
+        raise CostmodelError(
+            f"{spec}: {type(config).__name__} as transformers {transformers.__version__} has it builds no model "
+            f"({type(error).__name__}: {said}); set what it needs after a comma"
+        ) from error
     kwargs = make_inputs(spec, model, config, wanted)
     first = next(iter(kwargs), "")
     if first != "input_ids":
