@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from torch import nn
 
@@ -10,25 +12,13 @@ from costmodel.estimate import estimate
 from costmodel.measure.counted import count_step, product_flops, product_modules, saved_bytes
 from costmodel.measure.job import Job
 from costmodel.measure.memory import measure_live_peak
+from costmodel.measure.methods_suite import counted_jobs, method_groups, speed_ups
+from costmodel.validate import Case
 
 SMALL = [
     Job("timm:vit_tiny_patch16_224,depth=2,num_classes=10", "train", "lbp_wht:order=3", batch=2),
     Job("mobilenet-v3-small", "train", "mobiletl:blocks=3", batch=4, input_size="3x128x128"),
 ]
-TEN = ",num_classes=10"
-WHOLE = [
-    Job(f"timm:vit_tiny_patch16_224{TEN}", "train", "lbp_wht:order=3", batch=2),
-    Job(f"timm:swin_tiny_patch4_window7_224{TEN}", "train", "lbp_wht:order=4,stage=last"),
-    Job(f"timm:deit_tiny_distilled_patch16_224{TEN}", "train", "lbp_wht:order=2,padding=reflect", batch=2),
-    Job(f"timm:efficientformer_l1{TEN}", "train", "lbp_wht:order=6", batch=2),
-    *(
-        Job(model, "train", "mobiletl:blocks=5", batch=4)
-        for model in (
-            "torchvision:mobilenet_v2", "torchvision:mobilenet_v3_small", "torchvision:mobilenet_v3_large",
-            "torchvision:mnasnet1_0", "proxyless-nas", "timm:tf_efficientnet_lite0",
-        )
-    ),
-]  # fmt: skip
 
 
 def check(job: Job) -> None:
@@ -46,7 +36,7 @@ def test_a_small_step_does_what_was_predicted(job):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("job", WHOLE, ids=lambda job: job.model)
+@pytest.mark.parametrize("job", counted_jobs(), ids=lambda job: job.model)
 def test_a_whole_net_does_what_was_predicted(job):
     check(job)
 
@@ -60,3 +50,22 @@ def test_the_count_sees_what_was_left_out():
     head = next(n for n, m in step.model.named_modules() if isinstance(m, nn.Linear))
     step.model.get_submodule(head).bias.requires_grad_(False)
     assert count_step(step).flops < estimate(graph, load_device("epyc-zen4-vm-2c")).flops
+
+
+def test_a_speed_up_is_a_ratio_of_steps_that_ran_in_turn():
+    """The median over processes of the ratio within each, predicted beside it; none without its baseline."""
+    base, method = method_groups()[0][:2]
+    case = Case(
+        model="m", device="d", runtime="r", mode="train", method=None, batch=2, threads=1, dtype="float32",
+        quantity="latency_s", predicted=3.0, low=2.0, high=4.0, measured=1.0,
+    )  # fmt: skip
+    priced = {base: [case], method: [replace(case, method=method.method, predicted=2.0)]}
+    raw = {base: [_ran(4.0), _ran(8.0), _ran(6.0)], method: [_ran(2.0), _ran(2.0), _ran(2.0)]}
+    (found,) = speed_ups((base, method), priced, raw)
+    assert (found.quantity, found.predicted, found.measured) == ("ratio", 1.5, 3.0)
+    assert found.error == pytest.approx(-0.5)
+    assert not list(speed_ups((base, method), {method: priced[method]}, raw))
+
+
+def _ran(seconds: float) -> dict[str, object]:
+    return {"wall_s": [seconds] * 5, "cpu_s": [seconds] * 5, "preempted": [False] * 5, "peak_live_bytes": None}

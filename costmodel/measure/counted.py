@@ -22,7 +22,7 @@ from ..costs.spec import OpSpec, TensorSpec
 from ..graph import OpGraph
 from ..models.step import Step
 
-__all__ = ["PRODUCTS", "Counted", "count_step", "product_flops", "saved_bytes"]
+__all__ = ["PRODUCTS", "Counted", "count_step", "product_flops", "product_modules", "saved_bytes"]
 
 # Ops of a linear layer or a convolution; what else runs under such a module (a bias' sum) is not counted.
 PRODUCTS = (

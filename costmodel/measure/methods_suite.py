@@ -15,12 +15,16 @@ import numpy as np
 
 from ..device import Device
 from ..errors import CostmodelError
+from ..estimate import estimate
 from ..validate import Case, Validation, fit_baseline
+from .counted import count_step, product_flops, product_modules, saved_bytes
 from .job import Job
+from .memory import measure_live_peak
+from .rebuild import traced
 from .repeats import Raw
 from .suite import Measured, Progress, compare, measure_groups
 
-__all__ = ["BAR", "method_groups", "methods_suite", "speed_ups"]
+__all__ = ["BAR", "counted_jobs", "counts", "method_groups", "methods_suite", "speed_ups"]
 
 BAR = 0.10
 """What the error of a speed-up is held against."""
@@ -49,6 +53,59 @@ def method_groups() -> tuple[tuple[Job, ...], ...]:
         _group("proxyless-nas", _blocks((1, 5, 10)), batch=4, size="3x160x160"),
         _group("timm:tf_efficientnet_lite0", _blocks((1, 5, 10)), batch=4, size="3x160x160"),
     )  # fmt: skip
+
+
+def counted_jobs() -> tuple[Job, ...]:
+    """One whole step of each net that the methods were made for: what `counts` holds predictions against."""
+    ten, blocks = ",num_classes=10", "mobiletl:blocks=5"
+    vits = (
+        Job(f"timm:vit_tiny_patch16_224{ten}", "train", "lbp_wht:order=3", batch=2),
+        Job(f"timm:swin_tiny_patch4_window7_224{ten}", "train", "lbp_wht:order=4,stage=last"),
+        Job(f"timm:deit_tiny_distilled_patch16_224{ten}", "train", "lbp_wht:order=2,padding=reflect", batch=2),
+        Job(f"timm:efficientformer_l1{ten}", "train", "lbp_wht:order=6", batch=2),
+    )
+    nets = (
+        "torchvision:mobilenet_v2", "torchvision:mobilenet_v3_small", "torchvision:mobilenet_v3_large",
+        "torchvision:mnasnet1_0", "proxyless-nas", "timm:tf_efficientnet_lite0",
+    )  # fmt: skip
+    return (*vits, *(Job(net, "train", blocks, batch=4) for net in nets))
+
+
+def counts(
+    jobs: Sequence[Job], device: Device, runtime: str | None = None, progress: Progress | None = None
+) -> Validation:
+    """FLOPs, saved bytes and peak of live bytes of real steps in this process, predicted against counted.
+
+    FLOPs have no interval: they are equal to the last digit or wrong.
+    """
+    cases: list[Case] = []
+    for done, job in enumerate(jobs):
+        if progress is not None:
+            progress(done, len(jobs), f"count {job.name}")
+        step = job.step()
+        counted, peak = count_step(step), measure_live_peak(step)
+        graph = traced(job)
+        estimated = estimate(graph, device, runtime=runtime, threads=job.threads)
+        live = estimated.memory.peak_live
+        products = product_flops(graph, set(product_modules(step.model)))
+        saved = saved_bytes(graph)
+        common: dict[str, Any] = {
+            "model": job.model, "device": estimated.device.name, "runtime": estimated.runtime, "mode": job.mode,
+            "method": job.method, "batch": job.batch, "threads": job.threads, "dtype": job.dtype,
+        }  # fmt: skip
+        for quantity, predicted, low, high, measured, note in (
+            ("flops", products, products, products, counted.product_flops, "linear layers and convolutions, by hooks"),
+            ("flops", estimated.flops, estimated.flops, estimated.flops, counted.flops, "all ops, as dispatched"),
+            ("saved_bytes", saved, saved, saved, counted.saved_bytes, "kept by autograd"),
+            ("peak_live_bytes", live.point, live.low, live.high, peak, "events of the allocator"),
+        ):
+            cases.append(
+                Case(
+                    **common, quantity=quantity, predicted=float(predicted), low=float(low), high=float(high),
+                    measured=float(measured), note=note,
+                )
+            )  # fmt: skip
+    return Validation(tuple(cases))
 
 
 def _orders(*orders: int) -> list[str]:
