@@ -1,6 +1,6 @@
 """Perplexity with and without each ingredient of Quamba and Quamba2, in the order of the papers.
 
-``python tests/benchmarks/bench_ssm_ablation.py [--seeds 0 1 2] [--bases mamba mamba2]`` on the byte-level language models
+``python tests/benchmarks/bench_ssm_ablation.py [--seeds 0 1 2] [--bases mamba mamba2]`` on the byte-level models
 that the task family ssm trains (`costmodel pareto --family ssm`; results are kept in its cache, so a table that was
 stopped goes on). Perplexity is per byte, 2^(bits/byte): of whole windows (prefill), and byte by byte through the cache,
 as in generation. With --search, which blocks W4AX made wide, and the calibration loss of each choice.
