@@ -82,7 +82,7 @@ def test_effective_cache_sizes_are_found(made: list[dict[str, Any]]) -> None:
     points, gaps = points_of(made, 1, FLUSH)
     assert not gaps
     assert choose_capacity(points, {}) == CAPACITY
-    assert choose_capacity(points, {"L2": 0.5e6})["L2"] == 0.5e6, "no larger than the machine's"
+    assert choose_capacity(points, {"L2": 0.5e6})["L2"] == 0.5e6, "the machine has no more"
 
 
 def test_noise_is_averaged_and_told() -> None:

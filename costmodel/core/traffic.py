@@ -9,8 +9,8 @@ from .table import F8, I4
 
 __all__ = ["CODE_SHARE", "beyond", "reuse_distance"]
 
-# Of a cache, what code keeps against the data that stream past it (reports/diary.md: 1/4 on the development models).
-CODE_SHARE = 0.25
+# Of a cache, what code keeps against the data that stream past it (reports/diary.md: 1/8 on the development models).
+CODE_SHARE = 0.125
 
 
 @njit(cache=True)
