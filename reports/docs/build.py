@@ -22,7 +22,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[1]
-PLAYED = ("gallery.md", "extend.md")
+PLAYED = ("../../README.md", "gallery.md", "extend.md")
 API = (
     "capture", "graph", "device", "estimate", "job", "budget", "compare", "validate", "pareto", "runs", "costs",
     "costs.spec", "kernels", "methods", "models", "measure", "report", "errors",
@@ -103,7 +103,7 @@ def play(text: str, copy: bool = False) -> Iterator[tuple[Block, str, int, str]]
                 done = subprocess.run(
                     ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=900
                 )
-                said = done.stdout if done.returncode in (0, 1) else done.stdout + done.stderr
+                said = done.stdout if done.stdout.strip() else done.stderr
                 yield block, command, done.returncode, said.rstrip() + "\n"
 
 
@@ -162,7 +162,7 @@ def main(pages: list[str]) -> None:
     """Play and write the pages named, or all of them and the API reference."""
     sys.path.insert(0, str(CHECKOUT))
     for name in pages or [*PLAYED, "api.md"]:
-        path = HERE / name
+        path = (HERE / name).resolve()
         text = api() if name == "api.md" else rewritten(path.read_text(), copy=name == "extend.md")
         path.write_text(text)
         print(f"wrote {path.relative_to(CHECKOUT)}")

@@ -1,4 +1,4 @@
-"""A mutation fuzzer over every file that a user can hand in: profiles, traces, runs, budgets, tables of points, .pt2.
+"""A mutation fuzzer over every file that a user can hand in: profiles, traces, runs, budgets, tables, .pt2, ONNX.
 
 ``make fuzz`` (``python -m tests.fuzz.fuzz 10000``) is the long form: that many inputs of each kind, and a tally.
 `tests/test_fuzz.py` is the small form. Whatever the input, a door answers with a result whose figures can be, or with
@@ -251,7 +251,13 @@ def make_pt2(rng: random.Random, folder: Path) -> tuple[str, bytes]:
     return make(rng, folder)
 
 
-def open_pt2(path: Path) -> None:
+def make_onnx(rng: random.Random, _folder: Path) -> tuple[str, bytes]:
+    from .networks import make_onnx as make
+
+    return make(rng)
+
+
+def open_model(path: Path) -> None:
     """Load, trace and price it, as ``costmodel estimate`` does."""
     from costmodel.measure.job import Job
 
@@ -275,9 +281,10 @@ KINDS = {
     "runs": Kind(make_runs, open_runs),
     "budgets": Kind(make_budget, open_budget),
     "points": Kind(make_points, open_points),
-    "pt2": Kind(make_pt2, open_pt2),
+    "pt2": Kind(make_pt2, open_model),
+    "onnx": Kind(make_onnx, open_model),
 }
-TORCH_KINDS = {"points", "pt2"}
+TORCH_KINDS = {"points", "pt2", "onnx"}
 
 
 @dataclass
@@ -360,6 +367,11 @@ def _right(kind: str, folder: Path) -> Path:
         for program in programs():
             (folder / "right.pt2").write_bytes(pack(program))
         return folder / "right.pt2"
+    if kind == "onnx":
+        from .networks import networks
+
+        (folder / "right.onnx").write_bytes(networks()[0])
+        return folder / "right.onnx"
     path = folder / "right.csv"
     path.write_text(POINTS.format(trace=graph().save(folder / "whole.json.gz")))
     return path
