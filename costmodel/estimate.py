@@ -216,6 +216,7 @@ class Estimate:
                 "ops": self.coverage.ops,
                 "time": self.coverage.time,
                 "unpriced": dict(self.coverage.unpriced),
+                "assumed": meta.assumed,
             },
             "by_op": [
                 {
@@ -253,6 +254,11 @@ def estimate(
         raise CostmodelError(f"threads must be at least 1, not {threads}")
     constants = device.runtime[name]
     lowered = lower(graph, threads)
+    if strict and graph.meta.assumed:
+        raise CostmodelError(
+            f"the size of some results depends on activations and was taken at its largest: {graph.meta.assumed}; "
+            "make it static, or drop --strict"
+        )
     if strict and lowered.unpriced:
         gaps = ", ".join(f"{op} ×{n}" for op, n in lowered.unpriced.most_common(8))
         raise CostmodelError(

@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from costmodel.capture import capture
-from costmodel.errors import CaptureError
+from costmodel.device import load_device
+from costmodel.errors import CaptureError, CostmodelError
+from costmodel.estimate import estimate
 from costmodel.graph import OpGraph, load
 from costmodel.lower import lower
+from costmodel.report._of_estimate import caveat
 
 
 class Valued(nn.Module):
@@ -145,6 +148,11 @@ def test_sizes_that_activations_decide_are_the_largest_and_said(mode: str, tmp_p
     gemms = [graph.tensor_shape[o[0]] for n, o in zip(graph.op_name, graph.op_outputs) if n.startswith("aten::addmm")]
     assert gemms[:2] == [(4, 8), (4, 8)], "all rows are kept"
     assert load(graph.save(tmp_path / "t.json.gz")).meta.assumed == graph.meta.assumed
+    device = load_device("raspberry-pi-4b")
+    assert "largest that they can be: aten::index ×1" in caveat(estimate(graph, device))
+    assert estimate(graph, device).as_dict()["coverage"]["assumed"] == graph.meta.assumed
+    with pytest.raises(CostmodelError, match="taken at its largest: aten::index"):
+        estimate(graph, device, strict=True)
 
 
 def test_a_mask_that_is_set_one_by_one_has_no_more_true_elements() -> None:

@@ -130,7 +130,13 @@ def priced(estimate: Estimate) -> str:
 
 
 def caveat(estimate: Estimate, most: int = 3) -> str:
-    """How many numbers of the device that this estimate hangs on are guesses, and the ones that matter most."""
+    """What the estimate hangs on that is a guess: sizes that data decides, and the device numbers that matter most."""
+    sized = estimate.graph.meta.assumed
+    taken = f"Sizes that activations decide are the largest that they can be: {sized}. " if sized else ""
+    return taken + _guesses(estimate, most)
+
+
+def _guesses(estimate: Estimate, most: int) -> str:
     used = [h for h in hinges(estimate) if abs(h.elasticity) > _MATTERS]
     guesses = [h for h in used if h.number.kind == "guess"]
     if not guesses:
