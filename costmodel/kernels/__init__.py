@@ -113,7 +113,8 @@ def _direct(op: Any, run: Callable[..., Any], grown: Callable[..., Any]) -> Call
     """What `op` runs, with a gradient (`grown`) or without (`run`); through the dispatcher only if somebody watches."""
 
     def call(*args: Any) -> Any:
-        if _compiler() or _modes() or _function_modes() or _profiler() or _transforms() or _tracer():
+        watched = _compiler() or _modes() or _function_modes() or _profiler()
+        if watched or _transforms() is not None or _tracer() is not None:
             return op(*args)
         wanted, grad_mode = False, _grad_mode()
         for arg in args:

@@ -117,7 +117,7 @@ def gemm(
     `split` rows of C are at c, the rest at c_tail.
     """
     panel = np.zeros(_K_BLOCK * COLUMNS, np.float32)
-    packed = np.int64(panel.ctypes.data)
+    packed: Any = np.int64(panel.ctypes.data)
     for first_k in range(0, k, _K_BLOCK):
         depth = min(_K_BLOCK, k - first_k)
         adds = 1 if first_k > 0 else add

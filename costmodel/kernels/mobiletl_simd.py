@@ -148,7 +148,7 @@ def act_planes(
     """
     spare = np.empty(32 if mask_bytes else count // 8 + 32, np.uint8)
     aside: Any = np.int64(spare.ctypes.data)
-    channels, high, least = gain.shape[0], np.float32(high), np.float32(least)
+    channels, top, bottom = gain.shape[0], np.float32(high), np.float32(least)
     carry: Any = np.int64(0)
     done: Any = np.int64(0)
     end = images * channels * count
@@ -157,11 +157,11 @@ def act_planes(
             # the last word may reach over the end of the mask: the last plane's last values go by `spare`
             whole = count if done + count < end else max(count - 64, 0) & -STEP
             words, fill = mask + ((done >> 5) << 2) if mask_bytes else aside, done & 31
-            carry = _act(kind, x, y, done, whole, gain[c], shift[c], high, least, words, carry, fill)
+            carry = _act(kind, x, y, done, whole, gain[c], shift[c], top, bottom, words, carry, fill)
             if whole < count:
                 fill = (done + whole) & 31
                 carry = _act(
-                    kind, x, y, done + whole, count - whole, gain[c], shift[c], high, least, aside, carry, fill
+                    kind, x, y, done + whole, count - whole, gain[c], shift[c], top, bottom, aside, carry, fill
                 )  # fmt: skip
                 if mask_bytes:
                     _finish(mask, mask_bytes, done + whole, count - whole, carry, spare)
