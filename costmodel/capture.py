@@ -430,9 +430,10 @@ def _declare(recorder: Recorder, step: Step) -> None:
 
 def _inside(tensor: Tensor) -> Iterator[Tensor]:
     """What a tensor holds memory in: itself, or the parts of a wrapper (codes and scales of a quantized weight)."""
-    if type(tensor) is not FakeTensor and is_traceable_wrapper_subclass(tensor):
-        for name in tensor.__tensor_flatten__()[0]:  # type: ignore[attr-defined]
-            yield from _inside(getattr(tensor, name))
+    wrapper: Any = tensor
+    if type(tensor) is not FakeTensor and is_traceable_wrapper_subclass(wrapper):
+        for name in wrapper.__tensor_flatten__()[0]:
+            yield from _inside(getattr(wrapper, name))
     else:
         yield tensor
 

@@ -294,9 +294,9 @@ class _Copy(FakeCopyMode):
         self.values = values
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        copied = super().__torch_function__(func, types, args, kwargs or {})
-        given = func is Tensor.__deepcopy__ and isinstance(copied, FakeTensor) and not isinstance(copied, nn.Parameter)
-        if self.values is not None and given:
+        copied: Any = super().__torch_function__(func, types, args, kwargs or {})
+        plain = isinstance(copied, FakeTensor) and not isinstance(copied, nn.Parameter)
+        if self.values is not None and plain and func == Tensor.__deepcopy__:
             self.values.give(copied, args[0])
         return copied
 

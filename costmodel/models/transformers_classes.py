@@ -201,8 +201,8 @@ def _changes(config: Any, layers: int) -> Iterator[tuple[Any, str, Any]]:
     order = _one_of_each(typed[0], depth) if typed else list(range(depth))
     for key, value in depths.items():
         yield config, key, min(value, depth)
-    for key, value in kinds.items():
-        yield config, key, [value[i] for i in order if i < len(value)]
+    for key, entries in kinds.items():
+        yield config, key, [entries[i] for i in order if i < len(entries)]
     for key, value in values.items():
         stages = isinstance(value, (list, tuple)) and value and all(type(v) is int for v in value)
         if stages and _DEPTH.fullmatch(key) and key not in kinds and not _NOT_DEPTH.fullmatch(key):
