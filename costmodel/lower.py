@@ -82,13 +82,13 @@ class Lowered:
 
     @cached_property
     def code_distance(self) -> F8:
-        """(n,) reuse distance of each op's code, in bytes."""
+        """(n,) reuse distance of each op's code, over the share of a cache that code keeps, in bytes."""
         return self._distances[1]
 
     @cached_property
     def _distances(self) -> tuple[F8, F8]:
         """Of the operands and of the code, which is one storage more that each op touches before its operands."""
-        from .core.traffic import reuse_distance
+        from .core.traffic import CODE_SHARE, reuse_distance
 
         table = self.table
         storages = len(self.graph.storage_bytes) + 1  # the last is the workspace that ops hand on to each other
@@ -96,7 +96,7 @@ class Lowered:
         storage = np.insert(table.use_storage, table.use_ptr[:-1], storages + table.code)
         size = np.insert(table.use_bytes, table.use_ptr[:-1], CODE_BYTES)
         both = reuse_distance(storage, size, storages + int(table.code.max(initial=-1)) + 1)
-        return np.delete(both, code), both[code]
+        return np.delete(both, code), both[code] / CODE_SHARE
 
     @cached_property
     def op_bytes(self) -> F8:

@@ -11,7 +11,7 @@ import numpy as np
 
 from .core.allocator import PINNED_MALLOC
 from .core.table import F8
-from .core.traffic import reuse_distance
+from .core.traffic import CODE_SHARE, reuse_distance
 from .footprint import addresses
 from .lower import CODE_BYTES, Lowered
 
@@ -28,7 +28,7 @@ def placed_distances(lowered: Lowered) -> tuple[F8, F8]:
         lowered: n ops with u operands.
 
     Returns:
-        (u,) of each operand (the geometric mean over its lines) and (n,) of each op's code, in bytes.
+        (u,) of each operand (the geometric mean over its lines) and (n,) of each op's code over `CODE_SHARE`, in bytes.
     """
     table, n = lowered.table, len(lowered.table.kind)
     if not len(table.use_bytes):
@@ -51,4 +51,4 @@ def placed_distances(lowered: Lowered) -> tuple[F8, F8]:
     distance = reuse_distance(storage, touched_bytes, len(names) + int(table.code.max(initial=-1)) + 1)
     code = before + np.arange(n)
     logs = np.log(np.maximum(np.delete(distance, code), 1.0))
-    return np.exp(np.add.reduceat(logs, ends - lines) / lines), distance[code]
+    return np.exp(np.add.reduceat(logs, ends - lines) / lines), distance[code] / CODE_SHARE

@@ -98,7 +98,7 @@ def test_cpu_prices_like_its_twin_and_parts_add_up(seed: int, n: int) -> None:
     seconds, parts = price_cpu(table, distance, code_distance, rates)
     expected, expected_parts = naive.price_cpu(table, distance, code_distance, rates)
     np.testing.assert_allclose(seconds, expected, rtol=1e-9)
-    np.testing.assert_allclose(parts, np.array(expected_parts).reshape(n, 2 + LEVELS), rtol=1e-9, atol=1e-18)
+    np.testing.assert_allclose(parts, np.array(expected_parts).reshape(n, 2 + LEVELS), rtol=1e-9, atol=1e-15)
     assert (seconds >= parts.max(axis=1, initial=0.0) - 1e-15).all()
     assert (seconds <= parts.sum(axis=1) * (1 + 1e-12)).all()
 

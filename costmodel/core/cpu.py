@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from .table import F8, CpuRates, OpTable
-from .traffic import CODE_SHARE, beyond
+from .traffic import beyond
 
 __all__ = ["BOUNDS", "price_cpu", "sweep_cpu"]
 
@@ -19,7 +19,7 @@ def _cold_s(distance: float, cold_s: F8, capacity: F8) -> float:
     """Seconds that an op pays because its code was used `distance` bytes ago."""
     seconds, left = 0.0, 1.0
     for level in range(cold_s.shape[0]):
-        missed = left * beyond(distance, CODE_SHARE * capacity[level]) if level < capacity.shape[0] else 0.0
+        missed = left * beyond(distance, capacity[level]) if level < capacity.shape[0] else 0.0
         seconds += (left - missed) * cold_s[level]
         left = missed
     return seconds
@@ -37,7 +37,7 @@ def price_cpu(table: OpTable, distance: F8, code_distance: F8, rates: CpuRates) 
     Args:
         table: n ops.
         distance: (u,) reuse distance of each operand in bytes, from `traffic.reuse_distance`.
-        code_distance: (n,) reuse distance of each op's code in bytes.
+        code_distance: (n,) reuse distance of each op's code, over `traffic.CODE_SHARE`, in bytes.
         rates: the device.
 
     Returns:

@@ -54,7 +54,7 @@ def price_cpu(table: Any, distance: Any, code_distance: Any, rates: Any) -> tupl
                 rate = (rates.write_s if write else rates.read_s)[k][level]
                 by_level[level] += size * (reach[level] - reach[level + 1]) * rate
         traffic = sum(by_level)
-        reach = [math.prod(beyond(8 * code_distance[i], c) for c in rates.capacity[:level]) for level in range(levels)]
+        reach = [math.prod(beyond(code_distance[i], c) for c in rates.capacity[:level]) for level in range(levels)]
         cold = sum((a - b) * rates.cold_s[k][level] for level, (a, b) in enumerate(zip(reach, [*reach[1:], 0.0])))
         overhead = rates.overhead_s[k] + cold
         hidden = rates.overlap[k] * min(compute, traffic)
