@@ -148,7 +148,9 @@ def act_planes(
     """
     spare = np.empty(32 if mask_bytes else count // 8 + 32, np.uint8)
     aside: Any = np.int64(spare.ctypes.data)
-    channels, top, bottom = gain.shape[0], np.float32(high), np.float32(least)
+    channels = gain.shape[0]
+    top: Any = np.float32(high)
+    bottom: Any = np.float32(least)
     carry: Any = np.int64(0)
     done: Any = np.int64(0)
     end = images * channels * count

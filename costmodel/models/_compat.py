@@ -83,7 +83,8 @@ def _use_declared_ops() -> None:
     Where a class of boxes is suppressed at a time, how many classes there are depends on data: of fake tensors, all
     classes are suppressed at once, which is what torchvision itself does with few boxes.
     """
-    boxes, roi = import_module("torchvision.ops.boxes"), import_module("torchvision.ops.roi_align")
+    boxes: Any = import_module("torchvision.ops.boxes")
+    roi: Any = import_module("torchvision.ops.roi_align")
     boxes._assert_has_ops = roi._assert_has_ops = lambda: None
     roi._has_ops = lambda: True
     by_class, at_once = boxes._batched_nms_vanilla, boxes._batched_nms_coordinate_trick

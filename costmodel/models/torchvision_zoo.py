@@ -91,6 +91,7 @@ def _create(
         model = make_on(wanted.device, partial(torchvision.models.get_model, name, **settings))
     except TypeError as error:
         raise CostmodelError(f"torchvision:{name} does not take {options}: {error}") from error
+    module: Any
     for module in model.modules():
         if hasattr(module, "cell_anchors"):  # plain tensors, whose values a meta device would lose
             with torch.device("cpu"):
