@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from platformdirs import user_cache_path
 
-from .device import Device, Fit
+from .device import Device, Fit, Runtime
 from .errors import CostmodelError, FileError
 from .host import cpu_name
 from .opfit import fit_kinds, fit_whole
-from .validate import Validation, conformal
+from .validate import Case, Validation, conformal
 
 __all__ = ["Calibration", "calibrate", "host_device", "refit", "refuse_if_busy", "with_intervals"]
 
@@ -158,7 +158,8 @@ def host_device() -> Device:
 
 
 def with_intervals(device: Device, found: Validation, runtime: str | None, what: str) -> Device:
-    """`device` with intervals from how far measured models were off: by mode, and the widest for other modes.
+    """`device` with what measured models say of it: the factor of a whole step over its ops, which a few synthetic
+    nets told first, and intervals from how far off the models are with it: by mode, and the widest for other modes.
 
     Args:
         found: of models that the constants were not fitted on; cases that are not scored say nothing.
@@ -171,20 +172,36 @@ def with_intervals(device: Device, found: Validation, runtime: str | None, what:
     name = runtime or device.default_runtime
     cases = [c for c in found.cases if c.quantity == "latency_s" and c.scored and not c.setting]
     key = "conformal"
-    train = [c for c in cases if c.mode == "train"]
-    forward = [c for c in cases if c.mode != "train"]
+    constants, forward = _recentred(device.runtime[name], [c for c in cases if c.mode != "train"], "infer")
+    constants, train = _recentred(constants, [c for c in cases if c.mode == "train"], "train")
     by_mode = {mode: conformal(forward, key) for mode in ("infer", "prefill")} if forward else {}
     if train:
         by_mode["train"] = conformal(train, key)
     if not by_mode:
         raise CostmodelError("there are no scored latencies to take an interval from")
     by_mode["default"] = max(by_mode.values(), key=lambda i: i.high)
-    constants = device.runtime[name]
     changed = constants.model_copy(update={"interval": {**constants.interval, **by_mode}})
     said = f"costmodel validate, {what}, {date.today().isoformat()}: |ln(measured / predicted)| of {len(cases)} steps"
     return device.model_copy(
         update={"runtime": {**device.runtime, name: changed}, "sources": {**device.sources, key: said}}
     )
+
+
+def _recentred(runtime: Runtime, cases: list[Case], mode: str) -> tuple[Runtime, list[Case]]:
+    """`runtime` with the factor of `mode` under which half of the cases are above; the cases as it predicts them."""
+    mine = {(c.threads, c.dtype) for c in cases}
+    if len(mine) != 1 or len(cases) < 5:
+        return runtime, cases
+    factor = float(np.median([c.truth / c.predicted for c in cases]))
+    fits = tuple(
+        f.model_copy(update={"whole": {**f.whole, mode: f.whole.get(mode, 1.0) * factor}})
+        if (f.threads, f.dtype) in mine
+        else f
+        for f in runtime.fit
+    )
+    if fits == runtime.fit:
+        return runtime, cases
+    return runtime.model_copy(update={"fit": fits}), [replace(c, predicted=c.predicted * factor) for c in cases]
 
 
 def _measured_peaks() -> Device:

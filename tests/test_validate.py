@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, kendalltau
 
+from costmodel.calibrate import with_intervals
 from costmodel.device import load_device
 from costmodel.errors import CostmodelError
 from costmodel.estimate import estimate
@@ -218,3 +219,20 @@ def test_errors_by_class_by_hand() -> None:
     gemm = rows["infer", "gemm"]
     assert (gemm.ops, gemm.share, gemm.signed, gemm.absolute) == (2, 0.75, 0.0, pytest.approx(2 / 6))
     assert rows["train", "copy"].signed == 0.25
+
+
+def test_measured_models_recentre_a_calibration_and_set_its_intervals() -> None:
+    device = load_device("epyc-zen4-vm-2c")
+    before = device.runtime["torch-eager"].fit[0].whole
+    noise = np.exp(np.random.default_rng(0).uniform(-0.05, 0.05, 21))
+    slow = tuple(case(1.0, float(1.2 * n)) for n in noise)
+    quick = tuple(case(2.0, float(1.8 * n), mode="train") for n in noise)
+    after = with_intervals(device, Validation(slow + quick, {}), None, "made up").runtime["torch-eager"]
+    assert after.fit[0].whole["infer"] == pytest.approx(1.2 * float(np.median(noise)) * before["infer"])
+    assert after.fit[0].whole["train"] == pytest.approx(0.9 * float(np.median(noise)) * before["train"])
+    for mode in ("infer", "train", "default"):
+        assert 0.03 < after.interval[mode].high < 0.11, "the bias is in the factor, not in the interval"
+    board = load_device("raspberry-pi-4b")  # nothing to recentre: the bias is part of the interval
+    assert with_intervals(board, Validation(slow, {}), "torch-eager", "made up").runtime["torch-eager"].interval[
+        "infer"
+    ].high == pytest.approx(0.182 + 0.05, abs=0.01)

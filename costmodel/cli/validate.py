@@ -48,7 +48,7 @@ def validate(
         typer.Option("--op-times", help="File of `measure --suite host --ops`: errors by class.", metavar="FILE"),
     ] = None,
     write_intervals: Annotated[
-        bool, typer.Option("--write-intervals", help="Keep what the errors say of intervals in the profile.")
+        bool, typer.Option("--write-intervals", help="Keep in the profile what errors say: factor and intervals.")
     ] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write this .html or .md, or both with any other name.")
