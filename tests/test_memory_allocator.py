@@ -144,9 +144,10 @@ def test_what_must_hold_of_any_allocator(case: tuple[I8, I8], which: str) -> Non
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.lists(st.integers(1, 30 * MIB), min_size=1, max_size=30), st.booleans())
-def test_what_is_freed_is_reused(size: list[int], expandable: bool) -> None:
-    n = len(size)
+@given(st.integers(1, 30 * MIB), st.integers(1, 30), st.booleans())
+def test_what_is_freed_is_reused(each: int, n: int, expandable: bool) -> None:
+    """Of one size; of several, the best fit of a small block can split what a large one had, as in the real one."""
+    size = [each] * n
     once = np.array([*range(1, n + 1), *range(-n, 0)], np.int64)
     rules = EXPANDABLE if expandable else CACHING
     held = caching_allocator(np.concatenate((once, once, once)), np.array(size, np.int64), rules, 0)
