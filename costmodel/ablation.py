@@ -96,26 +96,17 @@ def _one_term(cost: Cost) -> Cost:
 
 
 def _without_cold(fit: Fit) -> Fit:
-    return fit.model_copy(
-        update={"kinds": {k: v.model_copy(update={"cold_s": type(v.cold_s)()}) for k, v in fit.kinds.items()}}
-    )
+    return _with_cold(fit, lambda cold: {})
 
 
 def _fixed_share(fit: Fit) -> Fit:
     """Every op pays one share of what it pays with its code in DRAM, wherever its code is."""
-    kinds = {}
-    for name, kind in fit.kinds.items():
-        cold: Mapping[str, float] | float = kind.cold_s
-        if isinstance(cold, Mapping):
-            most = max(cold.values(), default=0.0)
-            kind = kind.model_copy(update={"cold_s": dict.fromkeys(_LEVELS, _SHARE * most)})
-        kinds[name] = kind
+    return _with_cold(fit, lambda cold: dict.fromkeys(_LEVELS, _SHARE * max(cold.values(), default=0.0)))
+
+
+def _with_cold(fit: Fit, changed: Callable[[Mapping[str, float]], dict[str, float]]) -> Fit:
+    kinds = {name: kind.model_copy(update={"cold_s": changed(kind.cold_s)}) for name, kind in fit.kinds.items()}
     return fit.model_copy(update={"kinds": kinds})
-
-
-def _of_nets(fit: Fit) -> dict[str, object]:
-    """What a calibration takes from whole nets, which a fit of isolated ops does not have."""
-    return {name: getattr(fit, name) for name in ("kappa", "whole") if name in Fit.model_fields}
 
 
 def _own_footprint(lowered: Lowered) -> F8:
@@ -166,7 +157,7 @@ def ablate(
         with around:
             fit = base
             if variant.cost is not None and refit is not None:
-                fit = refit().model_copy(update=_of_nets(base))
+                fit = refit().model_copy(update={"whole": base.whole})
             one = _with_only(device, name, variant.fit(fit))
             rows += _rows(variant.name, measured, [_price(m.graph, one, name, threads, variant) for m in measured])
     one = _with_only(device, name, base)

@@ -19,7 +19,6 @@ from .errors import CostmodelError
 from .graph import OpGraph
 
 __all__ = [
-    "CODE_BYTES",
     "UNPRICED",
     "Lowered",
     "class_scale_of",
@@ -33,8 +32,6 @@ __all__ = [
     "peak_flops_per_s",
 ]
 
-# What an op's code and its library's tables for it push out of a cache: a JIT kernel of oneDNN and the way to it.
-CODE_BYTES = 32e3
 _DISPATCH = ("view", "allocate")
 # The class of an op without a formula: priced by the bytes of its inputs and outputs, and listed by name.
 UNPRICED = "unpriced"
@@ -87,16 +84,9 @@ class Lowered:
 
     @cached_property
     def _distances(self) -> tuple[F8, F8]:
-        """Of the operands and of the code, which is one storage more that each op touches before its operands."""
-        from .core.traffic import CODE_SHARE, reuse_distance
+        from .core.traffic import step_distances
 
-        table = self.table
-        storages = len(self.graph.storage_bytes) + 1  # the last is the workspace that ops hand on to each other
-        code = table.use_ptr[:-1] + np.arange(len(table.kind))  # where the code goes in the sequence of both
-        storage = np.insert(table.use_storage, table.use_ptr[:-1], storages + table.code)
-        size = np.insert(table.use_bytes, table.use_ptr[:-1], CODE_BYTES)
-        both = reuse_distance(storage, size, storages + int(table.code.max(initial=-1)) + 1)
-        return np.delete(both, code), both[code] / CODE_SHARE
+        return step_distances(self.table.use_ptr[:-1], self.table.use_storage, self.table.use_bytes, self.table.code)
 
     @cached_property
     def op_bytes(self) -> F8:

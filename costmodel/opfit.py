@@ -19,10 +19,9 @@ import numpy as np
 from scipy.optimize import nnls
 
 from .core.table import F8
-from .core.traffic import CODE_SHARE
+from .core.traffic import CODE_BYTES, CODE_SHARE
 from .costs import Cost, OpSpec, TensorSpec, formula_for
 from .device import Fit, KindFit
-from .lower import CODE_BYTES
 
 __all__ = ["LEVELS", "Point", "fit_kinds", "fit_whole", "points_of"]
 

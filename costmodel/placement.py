@@ -11,9 +11,9 @@ import numpy as np
 
 from .core.allocator import PINNED_MALLOC
 from .core.table import F8
-from .core.traffic import CODE_SHARE, reuse_distance
+from .core.traffic import step_distances
 from .footprint import addresses
-from .lower import CODE_BYTES, Lowered
+from .lower import Lowered
 
 __all__ = ["placed_distances"]
 
@@ -30,7 +30,7 @@ def placed_distances(lowered: Lowered) -> tuple[F8, F8]:
     Returns:
         (u,) of each operand (the geometric mean over its lines) and (n,) of each op's code over `CODE_SHARE`, in bytes.
     """
-    table, n = lowered.table, len(lowered.table.kind)
+    table = lowered.table
     if not len(table.use_bytes):
         return lowered.distance, lowered.code_distance
     where = addresses(lowered, PINNED_MALLOC)
@@ -44,11 +44,8 @@ def placed_distances(lowered: Lowered) -> tuple[F8, F8]:
     ends = np.cumsum(lines)
     use = np.repeat(np.arange(len(lines)), lines)
     touched = start[use] // line + np.arange(ends[-1]) - (ends - lines)[use]
-    names, number = np.unique(touched, return_inverse=True)
-    before = np.append(0, ends)[table.use_ptr[:-1]]  # an op's code is touched before its operands
-    storage = np.insert(number, before, len(names) + table.code).astype(np.int32)
-    touched_bytes = np.insert((table.use_bytes / lines)[use], before, CODE_BYTES)
-    distance = reuse_distance(storage, touched_bytes, len(names) + int(table.code.max(initial=-1)) + 1)
-    code = before + np.arange(n)
-    logs = np.log(np.maximum(np.delete(distance, code), 1.0))
-    return np.exp(np.add.reduceat(logs, ends - lines) / lines), distance[code] / CODE_SHARE
+    _, number = np.unique(touched, return_inverse=True)
+    before = np.append(0, ends)[table.use_ptr[:-1]]
+    of_lines, of_code = step_distances(before, number.astype(np.int32), (table.use_bytes / lines)[use], table.code)
+    logs = np.log(np.maximum(of_lines, 1.0))
+    return np.exp(np.add.reduceat(logs, ends - lines) / lines), of_code

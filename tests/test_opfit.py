@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from costmodel.core.traffic import CODE_SHARE, beyond
+from costmodel.core.traffic import CODE_BYTES, CODE_SHARE, beyond
 from costmodel.costs import OpSpec, TensorSpec, formula_for
-from costmodel.lower import CODE_BYTES
 from costmodel.opfit import LEVELS, choose_capacity, fit_kinds, fit_whole, points_of
 
 FLUSH, BETWEEN = 64e6, 5e6

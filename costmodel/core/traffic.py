@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .table import F8, I4
+from .table import F8, I4, I8
 
-__all__ = ["CODE_SHARE", "beyond", "reuse_distance"]
+__all__ = ["CODE_BYTES", "CODE_SHARE", "beyond", "reuse_distance", "step_distances"]
 
+# What an op's code and its library's tables for it push out of a cache: a JIT kernel of oneDNN and the way to it.
+CODE_BYTES = 32e3
 # Of a cache, what code keeps against the data that stream past it (reports/diary.md: 1/8 on the development models).
 CODE_SHARE = 0.125
 
@@ -68,6 +70,25 @@ def reuse_distance(use_storage: I4, use_bytes: F8, n_storages: int) -> F8:
             tree[i] += size
             i += i & (-i)
     return distance
+
+
+def step_distances(first: I8, storage: I4, size: F8, code: I4) -> tuple[F8, F8]:
+    """Reuse distances of a step's touches, and of its ops' code, which each op touches before its operands.
+
+    `CODE_SHARE` is applied here and not in a compiled function, whose cache does not see that it changed.
+
+    Args:
+        first: (n,) number of each op's first touch.
+        storage: (u,) storage of each touch, 0 and up; size: (u,) its bytes.
+        code: (n,) number of the code that runs each op.
+
+    Returns:
+        (u,) of the touches, and (n,) of the code over `CODE_SHARE`, in bytes.
+    """
+    storages, at = int(storage.max(initial=-1)) + 1, first + np.arange(len(code))
+    touched = np.insert(storage, first, storages + code).astype(np.int32)
+    both = reuse_distance(touched, np.insert(size, first, CODE_BYTES), storages + int(code.max(initial=-1)) + 1)
+    return np.delete(both, at), both[at] / CODE_SHARE
 
 
 @njit(cache=True, inline="always")
