@@ -96,7 +96,7 @@ def _one_term(cost: Cost) -> Cost:
 
 
 def _without_cold(fit: Fit) -> Fit:
-    return _with_cold(fit, lambda cold: {})
+    return _with_cold(fit, lambda _: {})
 
 
 def _fixed_share(fit: Fit) -> Fit:
