@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+import torch
 from torch import nn
 
 from costmodel.device import load_device
@@ -21,9 +23,18 @@ SMALL = [
 ]
 
 
-def check(job: Job) -> None:
+@pytest.fixture(params=(1, 2))
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Threads of torch, which its kernels' workspaces depend on."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def check(job: Job, threads: int) -> None:
     step, graph = job.step(), job.trace()
-    counted, predicted = count_step(step), estimate(graph, load_device("epyc-zen4-vm-2c"))
+    counted, predicted = count_step(step), estimate(graph, load_device("epyc-zen4-vm-2c"), threads=threads)
     assert product_flops(graph, set(product_modules(step.model))) == counted.product_flops > 0
     assert predicted.flops == counted.flops > counted.product_flops
     assert saved_bytes(graph) == pytest.approx(counted.saved_bytes, rel=5e-3)
@@ -31,14 +42,14 @@ def check(job: Job) -> None:
 
 
 @pytest.mark.parametrize("job", SMALL, ids=lambda job: job.method)
-def test_a_small_step_does_what_was_predicted(job):
-    check(job)
+def test_a_small_step_does_what_was_predicted(job, threads):
+    check(job, threads)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("job", counted_jobs(), ids=lambda job: job.model)
-def test_a_whole_net_does_what_was_predicted(job):
-    check(job)
+def test_a_whole_net_does_what_was_predicted(job, threads):
+    check(job, threads)
 
 
 def test_the_count_sees_what_was_left_out():

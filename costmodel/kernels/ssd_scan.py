@@ -28,7 +28,7 @@ from ..errors import CostmodelError
 from . import register
 from .simd import LANES, Simd, intrinsic, require
 
-__all__ = ["CHUNK", "ROWS", "f32_at", "ssd_scan", "ssd_tile"]
+__all__ = ["CHUNK", "ROWS", "copy_floats", "f32_at", "ssd_scan", "ssd_tile"]
 
 require(1)
 
@@ -117,7 +117,7 @@ def f32_at(typingctx, address):
 
 
 @intrinsic
-def _copy_floats(typingctx, source, target, n):
+def copy_floats(typingctx, source, target, n):
     """Copy n floats, a multiple of 16."""
 
     def codegen(context, builder, signature, args):
@@ -140,7 +140,7 @@ def _forward(
             first = k * chunk
             tokens = min(chunk, length - first)
             if saved != 0:
-                _copy_floats(h + 4 * i * size, saved + 4 * (i * chunks + k) * size, size)
+                copy_floats(h + 4 * i * size, saved + 4 * (i * chunks + k) * size, size)
             for head in range(heads):
                 bc = 4 * (i * bc_batch + first * bc_row + head // (heads // groups) * states)
                 here = 4 * ((i * length + first) * heads + head)
@@ -176,7 +176,7 @@ def _backward(
                     channel = head * width + p
                     xt = x + 4 * (i * x_batch + first * x_row + channel)
                     h0 = saved + 4 * ((i * chunks + k) * size + channel * states)
-                    _copy_floats(h0, last, ROWS * states)
+                    copy_floats(h0, last, ROWS * states)
                     ssd_tile(
                         xt, x_row, ys, ROWS, a + here, dt + here, heads, b + bc, c + bc, bc_row, last, hs, skip,
                         tokens, states,

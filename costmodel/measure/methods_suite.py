@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..device import Device
 from ..errors import CostmodelError
@@ -76,22 +77,24 @@ def counts(
 ) -> Validation:
     """FLOPs, saved bytes and peak of live bytes of real steps in this process, predicted against counted.
 
-    FLOPs have no interval: they are equal to the last digit or wrong.
+    FLOPs have no interval: they are equal to the last digit or wrong. Workspaces depend on the threads that run, so
+    what is predicted is a step of as many as this process has.
     """
     cases: list[Case] = []
+    threads = torch.get_num_threads()
     for done, job in enumerate(jobs):
         if progress is not None:
             progress(done, len(jobs), f"count {job.name}")
         step = job.step()
         counted, peak = count_step(step), measure_live_peak(step)
         graph = traced(job)
-        estimated = estimate(graph, device, runtime=runtime, threads=job.threads)
+        estimated = estimate(graph, device, runtime=runtime, threads=threads)
         live = estimated.memory.peak_live
         products = product_flops(graph, set(product_modules(step.model)))
         saved = saved_bytes(graph)
         common: dict[str, Any] = {
             "model": job.model, "device": estimated.device.name, "runtime": estimated.runtime, "mode": job.mode,
-            "method": job.method, "batch": job.batch, "threads": job.threads, "dtype": job.dtype,
+            "method": job.method, "batch": job.batch, "threads": threads, "dtype": job.dtype,
         }  # fmt: skip
         for quantity, predicted, low, high, measured, note in (
             ("flops", products, products, products, counted.product_flops, "linear layers and convolutions, by hooks"),

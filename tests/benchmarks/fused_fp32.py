@@ -20,6 +20,7 @@ from costmodel.kernels.pages import place
 from costmodel.kernels.rms_norm import norm_row
 from costmodel.kernels.selective_scan import _forward, decay_panels
 from costmodel.kernels.simd import LANES, Simd, intrinsic, require
+from costmodel.kernels.ssd_scan import copy_floats
 
 require(1)
 PANEL, VECTORS = 64, 4
@@ -87,7 +88,7 @@ def step(hidden, conv, state, weights, d, width, taps, rank, states, eps, work):
     rows[taps - 1] = xz
     _conv_row(rows.ctypes.data, taps, conv_w, conv_b, width, u)
     for t in range(taps - 1):
-        _move(rows[t + 1], rows[t], width)
+        copy_floats(rows[t + 1], rows[t], width)
     multiply(u, width, x_w, small, rank + 2 * states, 0)
     multiply(small, rank, dt_w, delta, width, 0)
     _forward(
@@ -95,19 +96,6 @@ def step(hidden, conv, state, weights, d, width, taps, rank, states, eps, work):
         state, 0, y, 1, 1, width, states, 1,
     )  # fmt: skip
     multiply(y, width, out_w, hidden, d, 1)
-
-
-@intrinsic
-def _move(typingctx, source, target, n):
-    """target[:n] = source[:n], fp32, n a multiple of 16."""
-
-    def codegen(context, builder, signature, args):
-        s = Simd(builder)
-        with s.loop(0, args[2], LANES) as i:
-            s.store(args[1], s.load(args[0], "f32", i), i)
-        return context.get_dummy_value()
-
-    return types.void(source, target, n), codegen
 
 
 class FusedFloatMamba:
