@@ -39,8 +39,9 @@ bench: $(STAMP)
 coverage: $(STAMP)
 	$(BIN)/costmodel coverage $(ARGS)
 
-# the long form of tests/test_fuzz.py: an hour on one core
+# the long form of tests/test_fuzz.py, an hour on one core, after property tests on examples never tried before
 fuzz: $(STAMP)
+	$(BIN)/python -m pytest -q tests --hypothesis-profile=search -k "properties or allocator or core or budget"
 	$(BIN)/python -m tests.fuzz.fuzz $(or $(COUNT),10000) $(KINDS)
 
 # supported versions, an environment each: writes reports/versions.md
