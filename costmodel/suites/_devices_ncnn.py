@@ -41,7 +41,7 @@ class Board:
         profile = load_device(self.like).before_fit("ncnn")
         bare = profile.runtime["ncnn"].model_copy(update={"class_scale": {}})
         profile = profile.model_copy(update={"runtime": {**profile.runtime, "ncnn": bare}})
-        return profile if len(profile.cpu) > 1 else at_clock(profile, self.clock_hz, self.cores)
+        return at_clock(profile, self.clock_hz, self.cores if len(profile.cpu) == 1 else None)
 
 
 # The first of a core is the one that is fitted.
