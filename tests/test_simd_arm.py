@@ -18,7 +18,7 @@ import pytest
 from llvmlite import ir
 from numba import types
 
-from costmodel.kernels import conv_int8, dot, gemm_int4, gemm_int8, hadamard, scan_int8, ssd_int8
+from costmodel.kernels import conv_int8, dot, gemm_int4, gemm_int8, hadamard, scan_int8, ssd_chunks, ssd_int8
 from costmodel.kernels.dot import dot_u8s8
 from costmodel.kernels.simd import Simd
 
@@ -222,7 +222,7 @@ def test_scan_convolution_rotation_and_state(tmp_path):
     np.testing.assert_array_equal(np.frombuffer(quantized, np.int8), rounded)
 
 
-def test_every_step_kernel_compiles_for_neon():
+def test_every_step_kernel_compiles_for_neon(monkeypatch):
     """The bodies that the test above does not run."""
     module = ir.Module()
     module.triple = TRIPLE
@@ -233,8 +233,12 @@ def test_every_step_kernel_compiles_for_neon():
     scalar = Simd(builder).scalar(a[0], "f32")
     _, generate = ssd_int8._step_tile._defn(None, *[types.int64] * 9, types.literal(2))
     generate(Context(), builder, None, [a[0], a[1], scalar, scalar, a[2], a[3], a[4], scalar, a[5], a[6]])
+    monkeypatch.setattr(dot, "dot_instruction", lambda: "sdot")
+    _, generate = ssd_chunks._advance._defn(None, types.literal(4), *[types.int64] * 8)
+    generate(Context(), builder, None, [a[0], a[0], a[1], a[2], a[3], scalar, scalar, a[4], a[5]])
     builder.ret_void()
     parsed = llvm.parse_assembly(str(module))
     parsed.verify()
     assembly = target("sdot").emit_assembly(parsed)
     assert assembly.count("fmla") > 20
+    assert assembly.count("smull") + assembly.count("smlal") > 20

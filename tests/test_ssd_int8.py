@@ -1,10 +1,13 @@
-"""Quantized Mamba-2 scan against float64 on the dequantized inputs; prefill equals steps bit for bit."""
+"""Quantized Mamba-2 scan against float64: steps, prefills that equal them bit for bit, and prefills in chunks."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from costmodel.costs.quantized import ssd_in_chunks
 from costmodel.kernels.ssd_int8 import ssd_quantized
 
 from .naive import mamba as naive
@@ -106,3 +109,48 @@ def test_wide_inputs():
     state = torch.zeros(B, H, P, N)
     got = run([x, delta, b, c], [*ones, *small[4:]], state, torch.ones(4, N))
     assert (got - y).abs().max() < 2e-6 * y.abs().max()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    batch=st.integers(1, 2), length=st.integers(16, 150), groups=st.integers(1, 2), per_group=st.integers(1, 3),
+    p=st.sampled_from([16, 48, 64]), states=st.sampled_from([32, 64, 128]), decay=st.sampled_from([0.01, 1.0, 100.0]),
+    seed=st.integers(0, 9),
+)  # fmt: skip
+def test_chunks_equal_the_recurrence(batch, length, groups, per_group, p, states, decay, seed):
+    """In chunks, from a state that is not zero, row strides that are not dense: within the rounding to 16 bits."""
+    assert ssd_in_chunks(length, p, states, int8=True, rounded=True)
+    g, heads = torch.Generator().manual_seed(seed), groups * per_group
+    width, bc = heads * p, groups * states
+
+    def q(*shape):
+        return torch.randint(-127, 128, shape, generator=g, dtype=torch.int8)
+
+    x, b, c = q(batch, length, width + 2 * bc).split([width, bc, bc], -1)
+    sequences = [x, q(batch, length, heads + 3)[..., 3:], b, c]
+    x_scale, bc_scales = torch.rand(width, generator=g) * 0.02 + 1e-3, torch.rand(2, groups, generator=g) * 0.02 + 0.005
+    a = -torch.rand(heads, generator=g) * decay
+    small = [x_scale, torch.tensor([0.02]), *bc_scales, a * 1.4426950408889634]
+    small += [torch.randn(heads, generator=g), torch.randn(heads, generator=g) - 2]
+    start = torch.randn(batch, heads, p, states, generator=g).half()
+    rows = torch.zeros(width // 4, dtype=torch.int32)
+    state = start.clone()
+    got = ssd_quantized(*sequences, *small, state, torch.ones(1, states), rows, *LIMIT)
+    ends = start.float()  # a state in fp32 runs the recurrence
+    want = ssd_quantized(*sequences, *small, ends, torch.ones(1, states), rows, *LIMIT)
+    assert (got - want).abs().max() < 2e-4 * want.abs().max()
+    assert (got - want).norm() < 1e-4 * want.norm()
+    assert (state - ends).abs().max() < 6e-4 * ends.abs().max()
+
+
+def test_chunks_with_a_rounded_state_and_nothing_in():
+    """All inputs zero: y is 0, and an int8 state decays by what its scale can tell."""
+    x, delta, bc = (torch.zeros(1, 70, n, dtype=torch.int8) for n in (64, 1, 32))
+    small = [torch.ones(64), torch.ones(1), torch.ones(1), torch.ones(1), torch.tensor([-0.01]), torch.ones(1)]
+    state = torch.full((1, 1, 64, 32), 100, dtype=torch.int8)
+    y = ssd_quantized(
+        x, delta, bc, bc, *small, torch.zeros(1), state, torch.ones(1, 32), torch.zeros(16, dtype=torch.int32), *LIMIT
+    )
+    assert not y.any()
+    dt = torch.nn.functional.softplus(torch.zeros(1))
+    assert (state == torch.round(100 * torch.exp2(-0.01 * dt * 70))).all()

@@ -15,11 +15,12 @@ from .scan import CHUNK, LANES, SILU, conv_flops, scan_flops, ssd_flops
 from .spec import Cost, OpSpec, TensorSpec
 
 __all__ = [
-    "FORMULAS", "FP32_IN_INT8", "PANEL", "hadamard_flops", "mamba2_step_bytes",
-    "mamba_step_bytes", "scan_work_floats", "ssd_work_floats",
+    "FORMULAS", "FP32_IN_INT8", "PANEL", "SSD_CHUNK", "hadamard_flops", "mamba2_step_bytes",
+    "mamba_step_bytes", "scan_work_floats", "ssd_in_chunks", "ssd_work_floats",
 ]  # fmt: skip
 
 PANEL = 64  # outputs of a GEMM in registers
+SSD_CHUNK = 64  # tokens whose products are matrices in the scan of Mamba-2 on int8 inputs
 FP32_IN_INT8 = 4
 _QUANTIZE = 4  # scale, round, clamp twice
 _SPLIT = 9  # |x|, max; scale, round; add, and, subtract, subtract, shift
@@ -44,8 +45,27 @@ def scan_work_floats(length: int, width: int, states: int) -> int:
     return (width if length > 1 else LANES) * states + 2 * CHUNK * states
 
 
-def ssd_work_floats(length: int, heads: int, p: int, groups: int, states: int, scale_rows: int) -> int:
-    """Floats of scratch of `ssd_quantized`: inputs of a chunk, and the fp32 state or the scales in units."""
+def ssd_in_chunks(length: int, p: int, states: int, int8: bool, rounded: bool) -> bool:
+    """Whether the scan of Mamba-2 runs as matrix products: int8 inputs, a state that is rounded, whole vectors.
+
+    >>> ssd_in_chunks(512, 64, 128, True, True), ssd_in_chunks(1, 64, 128, True, True)
+    (True, False)
+    """
+    return length >= LANES and int8 and rounded and p % LANES == 0 and states % (2 * LANES) == 0
+
+
+def ssd_work_floats(
+    length: int, heads: int, p: int, groups: int, states: int, scale_rows: int, chunks: bool = False
+) -> int:
+    """Floats of scratch of `ssd_quantized`: inputs of a chunk, and the fp32 state or the scales in units.
+
+    In chunks: steps and decays, C and B turned in 16 bits and their products; B in two forms; of one head weights,
+    x twice, the state in 16 bits; sixteen channels of the state, and all of it in fp32.
+    """
+    if chunks:
+        shared = 2 * SSD_CHUNK * heads + groups * (SSD_CHUNK * states + SSD_CHUNK**2) + SSD_CHUNK * states
+        head = SSD_CHUNK**2 // 2 + 3 * SSD_CHUNK + SSD_CHUNK * p + states * p // 2 + p
+        return shared + head + LANES * states + heads * p * states
     rest = heads * p * states if length > 1 else 2 * scale_rows * states
     return min(length, CHUNK) * (heads * p + 2 * groups * states + 2 * heads) + rest
 
@@ -158,11 +178,10 @@ def _rows(op: OpSpec, each: int, kind: str, workspace: int, adds: int = 0) -> Co
 
 
 def _rotate(op: OpSpec, rounding: int, kind: str) -> Cost:
-    """H y of each row, then its quantization; the rows are copied first."""
-    y = op.inputs[0]
-    n = y.shape[-1]
+    """H y of each row, in a copy of it, then its quantization."""
+    n = op.inputs[0].shape[-1]
     adds = hadamard_flops(n) // n if op.attr("rotate", True) else 0
-    return _rows(op, rounding, kind, 4 * y.numel, adds)
+    return _rows(op, rounding, kind, 4 * n, adds)
 
 
 def _rotate_quantize(op: OpSpec) -> Cost:
@@ -244,20 +263,40 @@ def _scan_quantized(op: OpSpec) -> Cost:
 
 
 def _ssd_quantized(op: OpSpec) -> Cost:
-    """x (B, L, H·P), delta, B, C, …, b_scale (G,), …, state (B, H, P, N), state_scale, state_rows."""
+    """x (B, L, H·P), delta, B, C, …, b_scale (G,), …, state (B, H, P, N), state_scale, state_rows.
+
+    A chunk of q tokens: h C and h' are q·D·N products each, the tokens before each one q·(q + 4) / 2 a
+    channel, C·B 64·q.
+    They are of 16 bits, each as long as two of bytes.
+    """
     x, b_scale, state, state_scale = op.inputs[0], op.inputs[6], op.inputs[11], op.inputs[12]
     batch, length, width = x.shape
     _, heads, p, states = state.shape
     groups, tokens = b_scale.numel, batch * length
     converted = tokens * (width + heads + 2 * groups * states) * _CONVERT + state.numel * _CONVERT
+    flops = ssd_flops(tokens, heads, p, states) + converted
+    int8 = x.dtype == "int8"
+    in_chunks = ssd_in_chunks(length, p, states, int8, state.dtype != "float32")
+    workspace = 4 * ssd_work_floats(length, heads, p, groups, states, state_scale.shape[0], in_chunks)
+    common = {"channels": float(tokens * width), "kept": float(state.numel)}
+    if not in_chunks:
+        terms = common | {
+            "states": float(tokens * width * states), "tokens": float(tokens * (groups * states + heads)),
+        }  # fmt: skip
+        kind = "ssd_int8" if int8 else "ssd_wide"
+        return Cost(flops=flops, unit="fp32", kind=kind, terms=terms, workspace=workspace)
+    whole, left = divmod(length, SSD_CHUNK)
+    square = batch * (whole * SSD_CHUNK**2 + left**2)
+    products = 2 * tokens * width * states + width * (square + 4 * tokens) // 2 + tokens * SSD_CHUNK * groups * states
+    terms = common | {
+        "products": float(products), "weights": float(heads * square),
+        "states": float(batch * (whole + (left > 0)) * width * states),
+        "tokens": float(tokens * (groups * states + heads)),
+    }  # fmt: skip
+    fp32 = heads * square * 3 + converted
     return Cost(
-        flops=ssd_flops(tokens, heads, p, states) + converted, unit="fp32",
-        kind="ssd_int8" if x.dtype == "int8" else "ssd_wide",
-        terms={
-            "states": float(tokens * width * states), "channels": float(tokens * width),
-            "tokens": float(tokens * (groups * states + heads)), "kept": float(state.numel),
-        },
-        workspace=4 * ssd_work_floats(length, heads, p, groups, states, state_scale.shape[0]),
+        flops=flops, unit="int8", kind="ssd_chunks", work=4.0 * products + FP32_IN_INT8 * fp32, terms=terms,
+        workspace=workspace,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from numba.core import config
 
 from .simd import Simd, Vec
 
-__all__ = ["dot_instruction", "dot_u8s8"]
+__all__ = ["dot_instruction", "dot_s16", "dot_u8s8"]
 
 
 def _features() -> dict[str, bool]:
@@ -69,6 +69,15 @@ def _dot_arm(s: Simd, how: str, acc: Vec, u: Vec, w: Vec) -> Vec:
         quarters.append(sums)
     low, high = (s.shuffle(quarters[i], quarters[i + 1], range(8)) for i in (0, 2))
     return s.shuffle(low, high, range(16))
+
+
+def dot_s16(s: Simd, acc: Vec, a: Vec, b: Vec) -> Vec:
+    """acc (16 x i32) += 2 products of s16 by s16 a lane, exact up to overflow of the sum, from vectors of 64 bytes."""
+    x, y = s.bitcast(a, "i16"), s.bitcast(b, "i16")
+    if dot_instruction() == "vnni":
+        call = s.function("llvm.x86.avx512.vpdpwssd.512", acc.type, [acc.type, x.type, y.type])
+        return Vec(s, s.builder.call(call, [acc.value, x.value, y.value]))
+    return acc + _dot_i16(s, x, y)
 
 
 def _dot_i16(s: Simd, a: Vec, b: Vec) -> Vec:

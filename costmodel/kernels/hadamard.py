@@ -23,6 +23,7 @@ from torch import Tensor
 from ..errors import CostmodelError
 from . import register
 from .simd import LANES, Simd, Vec, intrinsic, require
+from .ssd_scan import copy_floats
 
 __all__ = [
     "hadamard_matrix",
@@ -208,17 +209,26 @@ def rotate_row(x, n, order):
 
 
 @njit(cache=True, nogil=True)
-def _quantize(y, out, rows, n, order, scale):
-    for m in range(rows):
-        rotate_row(y + 4 * m * n, n, order)
-        quantize_row(y + 4 * m * n, n, 1.0 / scale, out + m * n)
+def _rotated(y, scratch, n, order):
+    """The address of H y: y itself where it is not rotated."""
+    if order == 0:
+        return y
+    copy_floats(y, scratch, n)
+    rotate_row(scratch, n, order)
+    return scratch
 
 
 @njit(cache=True, nogil=True)
-def _split(y, out, scales, rows, n, order):
+def _quantize(y, scratch, out, rows, n, order, scale):
     for m in range(rows):
-        rotate_row(y + 4 * m * n, n, order)
-        scales[m] = split_row(y + 4 * m * n, n, out + 2 * m * n, out + (2 * m + 1) * n)
+        quantize_row(_rotated(y + 4 * m * n, scratch, n, order), n, 1.0 / scale, out + m * n)
+
+
+@njit(cache=True, nogil=True)
+def _split(y, scratch, out, scales, rows, n, order):
+    for m in range(rows):
+        row = _rotated(y + 4 * m * n, scratch, n, order)
+        scales[m] = split_row(row, n, out + 2 * m * n, out + (2 * m + 1) * n)
 
 
 def _order(y: Tensor, rotate: bool) -> int:
@@ -230,17 +240,17 @@ def _order(y: Tensor, rotate: bool) -> int:
 
 
 def _quantize_run(y: Tensor, scale: Tensor, rotate: bool) -> Tensor:
-    order, work, n = _order(y, rotate), y.clone(memory_format=torch.contiguous_format), y.shape[-1]
-    out = y.new_empty(y.shape, dtype=torch.int8)
-    _quantize(work.data_ptr(), out.data_ptr(), y.numel() // n, n, order, float(scale))
+    order, y, n = _order(y, rotate), y.contiguous(), y.shape[-1]
+    out, scratch = y.new_empty(y.shape, dtype=torch.int8), y.new_empty(n)
+    _quantize(y.data_ptr(), scratch.data_ptr(), out.data_ptr(), y.numel() // n, n, order, float(scale))
     return out
 
 
 def _split_run(y: Tensor, rotate: bool) -> tuple[Tensor, Tensor]:
-    order, work, n = _order(y, rotate), y.clone(memory_format=torch.contiguous_format), y.shape[-1]
-    out = y.new_empty(*y.shape[:-1], 2, n, dtype=torch.int8)
+    order, y, n = _order(y, rotate), y.contiguous(), y.shape[-1]
+    out, scratch = y.new_empty(*y.shape[:-1], 2, n, dtype=torch.int8), y.new_empty(n)
     scales = y.new_empty(y.shape[:-1])
-    _split(work.data_ptr(), out.data_ptr(), scales.view(-1).numpy(), y.numel() // n, n, order)
+    _split(y.data_ptr(), scratch.data_ptr(), out.data_ptr(), scales.view(-1).numpy(), y.numel() // n, n, order)
     return out, scales
 
 

@@ -86,7 +86,7 @@ def _step(
     z_scale = f32_at(statics + 8)
     for i in range(batch):
         row = y + 4 * i * width
-        gate_row(row, projected + size * i * outputs, width, z_scale, 1 - wide)
+        gate_row(row, projected + size * i * outputs, width, z_scale, 1 - wide, row)
         for g in range(groups):
             norm_row(row + 4 * g * part, gate_norm + 4 * g * part, part, eps, row + 4 * g * part)
         rotate_row(row, width, order)

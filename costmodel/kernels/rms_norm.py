@@ -58,19 +58,19 @@ def _scale_by(typingctx, x, weight, n, factor, out):
 
 
 @intrinsic(prefer_literal=True)
-def _gate(typingctx, y, z, n, z_scale, is_int8):
-    """y *= silu(z · z_scale) in place; z is int8 or fp32 (literal)."""
+def _gate(typingctx, y, z, n, z_scale, out, is_int8):
+    """out = y · silu(z · z_scale); z is int8 or fp32 (literal), out may be y."""
     element = "i8" if is_int8.literal_value else "f32"
 
     def codegen(context, builder, signature, args):
         s = Simd(builder)
-        y, z, n, z_scale, _ = args
+        y, z, n, z_scale, out, _ = args
         f = s.splat(builder.fptrunc(z_scale, s.splat(0.0).type.element))
         with s.loop(0, n, LANES) as i:
-            s.store(y, s.load(y, "f32", i) * s.silu(s.load_f32(z, element, i) * f), i)
+            s.store(out, s.load(y, "f32", i) * s.silu(s.load_f32(z, element, i) * f), i)
         return context.get_dummy_value()
 
-    return types.void(y, z, n, types.float64, is_int8), codegen
+    return types.void(y, z, n, types.float64, out, is_int8), codegen
 
 
 @njit(cache=True, nogil=True)
@@ -80,12 +80,12 @@ def norm_row(x, weight, n, eps, out):
 
 
 @njit(cache=True, nogil=True)
-def gate_row(y, z, n, z_scale, is_int8):
-    """y *= silu(z · z_scale) in place."""
+def gate_row(y, z, n, z_scale, is_int8, out):
+    """out = y · silu(z · z_scale); out may be y."""
     if is_int8:
-        _gate(y, z, n, z_scale, 1)
+        _gate(y, z, n, z_scale, out, 1)
     else:
-        _gate(y, z, n, z_scale, 0)
+        _gate(y, z, n, z_scale, out, 0)
 
 
 @njit(cache=True, nogil=True)
@@ -103,11 +103,11 @@ def _split(x, weight, scratch, out, scales, rows, n, eps):
 
 
 @njit(cache=True, nogil=True)
-def _gated(y, z, z_row, z_scale, is_int8, weight, rows, n, eps, groups):
+def _gated(y, z, z_row, z_scale, is_int8, weight, out, rows, n, eps, groups):
     size = n // groups
     for m in range(rows):
-        row = y + 4 * m * n
-        gate_row(row, z + (1 if is_int8 else 4) * m * z_row, n, z_scale, is_int8)
+        row = out + 4 * m * n
+        gate_row(y + 4 * m * n, z + (1 if is_int8 else 4) * m * z_row, n, z_scale, is_int8, row)
         for g in range(groups):
             part = row + 4 * g * size
             norm_row(part, weight + 4 * g * size, size, eps, part)
@@ -149,14 +149,14 @@ def _split_run(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 
 def _gated_run(y: Tensor, z: Tensor, z_scale: Tensor, weight: Tensor, eps: float, groups: int) -> Tensor:
-    n = _width(y, groups)
+    n, y = _width(y, groups), y.contiguous()
     rows = y.numel() // n
     if z.stride(-1) != 1 or (z.dim() == 3 and z.stride(0) != z.shape[1] * z.stride(1)):
         z = z.contiguous()
-    out = y.clone(memory_format=torch.contiguous_format)
+    out = y.new_empty(y.shape)
     _gated(
-        out.data_ptr(), z.data_ptr(), z.stride(-2), float(z_scale), int(z.dtype == torch.int8), weight.data_ptr(),
-        rows, n, eps, groups,
+        y.data_ptr(), z.data_ptr(), z.stride(-2), float(z_scale), int(z.dtype == torch.int8), weight.data_ptr(),
+        out.data_ptr(), rows, n, eps, groups,
     )  # fmt: skip
     return out
 

@@ -6,9 +6,11 @@ batch and row stride; x_scale fp32 (H·P), delta_scale (1,), b_scale and c_scale
 (H); state (B, H, P, N) fp32, fp16 or int8, updated in place; for int8, state_scale fp32 (R, N) and state_rows int32
 (H·P/4), the row of the scale of each four channels. y is fp32 (B, L, H·P).
 
-fp32 inside, y from the state before it is rounded; a prefill rounds once at its end. A step on an int8 state runs in
-units of its scale: B is divided by it and C multiplied, a row of both for each row of the scale, so that the state
-costs a conversion, two multiply-adds, a clamp and a narrowing store.
+fp32 inside, y from the state before it is rounded; a prefill rounds once at its end. Where inputs are int8 and the
+state is rounded anyway, a prefill runs in chunks (`ssd_chunks`); with a state in fp32 it equals its steps bit for bit.
+
+A step on an int8 state runs in units of its scale: B is divided by it and C multiplied, a row of both for each row of
+the scale, so that the state costs a conversion, two multiply-adds, a clamp and a narrowing store.
 """
 
 # numba infers the types of its functions; torch and numba dictate signatures
@@ -20,42 +22,19 @@ import torch
 from numba import njit, types
 from torch import Tensor
 
-from ..costs.quantized import ssd_work_floats
+from ..costs.quantized import ssd_in_chunks, ssd_work_floats
 from ..errors import CostmodelError
 from . import register
 from .causal_conv1d import row_strides
 from .scan_int8 import state_kind
 from .simd import LANES, Simd, intrinsic, require
+from .ssd_chunks import ssd_chunks
 from .ssd_scan import CHUNK, ROWS, f32_at, ssd_tile
+from .ssd_state import ELEMENTS, i32_at, move_state, step_sizes
 
 __all__ = ["ssd", "ssd_quantized"]
 
 require(1)
-
-_ELEMENTS = ("f32", "f16", "i8")
-
-
-@intrinsic(prefer_literal=True)
-def _step_sizes(typingctx, delta, scale, bias, a2, heads, low, high, dt, decay, is_int8):
-    """dt = clamp(softplus(delta·scale + bias)) and exp2(dt·a2) of all heads of one token."""
-    element = "i8" if is_int8.literal_value else "f32"
-
-    def codegen(context, builder, signature, args):
-        s = Simd(builder)
-        delta, scale, bias, a2, heads, low, high, dt, decay, _ = args
-        f = s.splat(s.scalar(scale, "f32"))
-        single = s.splat(0.0).type.element
-        bottom, top = (s.splat(builder.fptrunc(v, single)) for v in (low, high))
-        with s.loop(0, heads, LANES) as h:
-            mask = s.first_lanes(builder.sub(heads, h))
-            raw = s.load_f32(delta, element, h, mask=mask)
-            step = s.softplus(s.fma(raw, f, s.load_masked(bias, "f32", mask, h)))
-            step = s.minimum(s.maximum(step, bottom), top)
-            s.store_masked(dt, step, mask, h)
-            s.store_masked(decay, s.exp2(step * s.load_masked(a2, "f32", mask, h)), mask, h)
-        return context.get_dummy_value()
-
-    return types.void(delta, scale, bias, a2, heads, types.float64, types.float64, dt, decay, is_int8), codegen
 
 
 @intrinsic(prefer_literal=True)
@@ -93,7 +72,7 @@ def _in_units(typingctx, b, c, scale, n, bs, cs):
 @intrinsic(prefer_literal=True)
 def _step_tile(typingctx, x, y, decay, dt, b, c, h, d, states, kind):
     """One token of four channels of one head; the state is read and written in its own type (literal)."""
-    element = _ELEMENTS[kind.literal_value]
+    element = ELEMENTS[kind.literal_value]
 
     def codegen(context, builder, signature, args):
         s = Simd(builder)
@@ -114,63 +93,6 @@ def _step_tile(typingctx, x, y, decay, dt, b, c, h, d, states, kind):
         return context.get_dummy_value()
 
     return types.void(x, y, decay, dt, b, c, h, d, states, kind), codegen
-
-
-@intrinsic(prefer_literal=True)
-def _convert(typingctx, source, target, n, scale, kind, widen):
-    """n elements of the state to fp32 (`widen` literal 1) or back, scale fp32 (n) where it is int8."""
-    element, opening = _ELEMENTS[kind.literal_value], bool(widen.literal_value)
-
-    def codegen(context, builder, signature, args):
-        s = Simd(builder)
-        source, target, n, scale, _, _ = args
-        with s.loop(0, n, LANES) as i:
-            if opening:
-                value = s.load_f32(source, element, i)
-                s.store(target, value * s.load(scale, "f32", i) if element == "i8" else value, i)
-            else:
-                value = s.load(source, "f32", i)
-                if element == "i8":
-                    value = s.to_i8(value / s.load(scale, "f32", i))
-                elif element == "f16":
-                    value = s.to_f16(value)
-                s.store(target, value, i)
-        return context.get_dummy_value()
-
-    return types.void(source, target, n, scale, kind, widen), codegen
-
-
-@intrinsic
-def _i32_at(typingctx, address):
-    """The int32 at an address, as int64."""
-
-    def codegen(context, builder, signature, args):
-        s = Simd(builder)
-        return s.i64(s.scalar(args[0], "i32"))
-
-    return types.int64(address), codegen
-
-
-@njit(cache=True, nogil=True)
-def _move_state(state, work, width, states, scale, rows, kind, opening):
-    """The state of one sequence to fp32 `work`, or back."""
-    size = 4 >> kind
-    for channel in range(width):
-        own, wide = state + size * channel * states, work + 4 * channel * states
-        s = scale + 4 * _i32_at(rows + channel // ROWS * 4) * states if kind == 2 else scale
-        if opening:
-            if kind == 0:
-                _convert(own, wide, states, s, 0, 1)
-            elif kind == 1:
-                _convert(own, wide, states, s, 1, 1)
-            else:
-                _convert(own, wide, states, s, 2, 1)
-        elif kind == 0:
-            _convert(wide, own, states, s, 0, 0)
-        elif kind == 1:
-            _convert(wide, own, states, s, 1, 0)
-        else:
-            _convert(wide, own, states, s, 2, 0)
 
 
 @njit(cache=True, nogil=True)
@@ -195,7 +117,7 @@ def _one_token(
             elif kind == 1:
                 _step_tile(x, out, decay, dt, bs + group, cs + group, h, skip, states, 1)
             else:
-                unit = units + 4 * _i32_at(rows + first // ROWS * 4) * states
+                unit = units + 4 * i32_at(rows + first // ROWS * 4) * states
                 _step_tile(x, out, decay, dt, unit, unit + 4 * scale_rows * states, h, skip, states, 2)
 
 
@@ -217,7 +139,7 @@ def ssd(
     for i in range(batch):
         own = state + (4 >> kind) * i * width * states
         if length > 1:
-            _move_state(own, rest, width, states, state_scale, state_rows, kind, True)
+            move_state(own, rest, width, states, state_scale, state_rows, kind, True)
         for first in range(0, length, chunk):
             tokens = min(chunk, length - first)
             for t in range(tokens):
@@ -227,10 +149,10 @@ def ssd(
                 dt = delta + size * (i * delta_batch + (first + t) * delta_row)
                 ht = 4 * t * heads
                 if is_int8:
-                    _step_sizes(dt, delta_scale, bias, a2, heads, low, high, dts + ht, decays + ht, 1)
+                    step_sizes(dt, delta_scale, bias, a2, heads, low, high, dts + ht, decays + ht, 1)
                     _scaled(xt, x_scale, width, xs + 4 * t * width, 1, 0)
                 else:
-                    _step_sizes(dt, delta_scale, bias, a2, heads, low, high, dts + ht, decays + ht, 0)
+                    step_sizes(dt, delta_scale, bias, a2, heads, low, high, dts + ht, decays + ht, 0)
                     _scaled(xt, x_scale, width, xs + 4 * t * width, 0, 0)
                 for g in range(groups):
                     source, target = size * g * states, 4 * (t * groups + g) * states
@@ -256,7 +178,7 @@ def ssd(
                         bs + group, cs + group, groups * states, rest + 4 * channel * states, 0, skip, tokens, states,
                     )  # fmt: skip
         if length > 1:
-            _move_state(own, rest, width, states, state_scale, state_rows, kind, False)
+            move_state(own, rest, width, states, state_scale, state_rows, kind, False)
 
 
 def _run(
@@ -274,15 +196,25 @@ def _run(
         )
     if b.stride() != c.stride():
         b, c = b.contiguous(), c.contiguous()
-    scale_rows = state_scale.shape[0]
-    work = x.new_empty(ssd_work_floats(length, heads, p, groups, states, scale_rows), dtype=torch.float32)
+    scale_rows, kind, int8 = state_scale.shape[0], state_kind(state), x.dtype == torch.int8
+    chunks = ssd_in_chunks(length, p, states, int8, kind != 0)
+    work = x.new_empty(ssd_work_floats(length, heads, p, groups, states, scale_rows, chunks), dtype=torch.float32)
     y = x.new_empty(batch, length, width, dtype=torch.float32)
+    if chunks:
+        ssd_chunks(
+            x.data_ptr(), *row_strides("x", x), delta.data_ptr(), *row_strides("delta", delta), b.data_ptr(),
+            c.data_ptr(), *row_strides("B", b), x_scale.data_ptr(), delta_scale.data_ptr(), b_scale.data_ptr(),
+            c_scale.data_ptr(), a2.data_ptr(), d.data_ptr(), bias.data_ptr(), low, high, state.data_ptr(),
+            state_scale.data_ptr(), state_rows.data_ptr(), kind, work.data_ptr(), y.data_ptr(), batch, length, heads, p,
+            groups, states,
+        )  # fmt: skip
+        return y
     ssd(
         x.data_ptr(), *row_strides("x", x), delta.data_ptr(), *row_strides("delta", delta), b.data_ptr(), c.data_ptr(),
         *row_strides("B", b), x_scale.data_ptr(), delta_scale.data_ptr(), b_scale.data_ptr(), c_scale.data_ptr(),
         a2.data_ptr(), d.data_ptr(), bias.data_ptr(), low, high, state.data_ptr(), state_scale.data_ptr(),
-        state_rows.data_ptr(), scale_rows, state_kind(state), work.data_ptr(), y.data_ptr(),
-        batch, length, heads, p, groups, states, int(x.dtype == torch.int8),
+        state_rows.data_ptr(), scale_rows, kind, work.data_ptr(), y.data_ptr(),
+        batch, length, heads, p, groups, states, int(int8),
     )  # fmt: skip
     return y
 

@@ -267,12 +267,13 @@ def _ssd_quantized(s: Shapes, int8: bool) -> Call:
     while True:
         heads, p, groups, states = _heads(s)
         batch, length = _tokens(s, heads * p, 1e6)
-        if batch * length * heads * p * states < 1e8:
+        if batch * length * heads * p * states < (2.5e8 if int8 else 1e8):
             break
     width, bc = heads * p, groups * states
     x, b, c = _values(int8, batch, length, width + 2 * bc).split([width, bc, bc], -1)
     delta = _values(int8, batch, length, width + heads)[..., width:]
-    kind = s.pick(torch.int8, torch.float16) if int8 else torch.float16
+    # chunks, or with a state in fp32 the recurrence
+    kind = s.pick(torch.int8, torch.float16, torch.int8, torch.float16, torch.float32) if int8 else torch.float16
     rows = 16 * groups if kind == torch.int8 else 1
     scales = (_small(width), _small(1), _small(groups), _small(groups), -_ones(heads), _ones(heads), _small(heads))
     numbers = torch.arange(width // 4, dtype=torch.int32) * rows // max(width // 4, 1)
