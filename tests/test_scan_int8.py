@@ -101,7 +101,7 @@ def test_wide_inputs_are_the_fp32_scan():
     assert (got - y).abs().max() < 1e-6 * y.abs().max()
 
 
-@pytest.mark.parametrize("length", [1, 2, 9])
+@pytest.mark.parametrize("length", [1, 2, 9, 33, 70])
 def test_convolution_and_its_state(length):
     g = torch.Generator().manual_seed(4)
     x, state = (torch.randint(-127, 128, (B, n, D), generator=g, dtype=torch.int8) for n in (length, 3))

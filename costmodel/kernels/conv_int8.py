@@ -28,6 +28,8 @@ __all__ = ["conv_silu", "convolve"]
 
 require(1)
 
+_TOGETHER = 32  # tokens whose inputs stay in L1 while their channels are gone through
+
 
 @intrinsic(prefer_literal=True)
 def _row(typingctx, rows, old, taps, weight, scale, bias, inverse, width, out, is_int8):
@@ -50,6 +52,32 @@ def _row(typingctx, rows, old, taps, weight, scale, bias, inverse, width, out, i
         return context.get_dummy_value()
 
     return types.void(rows, old, taps, weight, scale, bias, inverse, width, out, is_int8), codegen
+
+
+@intrinsic
+def _rows4(typingctx, x, row, count, weight, scale, bias, inverse, width, out):
+    """`count` tokens of int8 x by four taps, each input read once; three rows of x lie before the first."""
+
+    def codegen(context, builder, signature, args):
+        s = Simd(builder)
+        x, row, count, weight, scale, bias, inverse, width, out = args
+        with s.loop(0, width, LANES) as c:
+            taps = [s.load_f32(weight, "i8", builder.add(builder.mul(width, s.i64(k)), c)) for k in range(4)]
+            factor, shift, unit = (s.load(p, "f32", c) for p in (scale, bias, inverse))
+            first = builder.sub(builder.add(x, c), builder.mul(row, s.i64(3)))
+            before = [s.cell(s.load_f32(builder.add(first, builder.mul(row, s.i64(k))), "i8")) for k in range(3)]
+            with s.loop(0, count) as t:
+                rows = [cell.get() for cell in before]
+                rows.append(s.load_f32(builder.add(x, c), "i8", builder.mul(row, t)))
+                acc = s.splat(0.0)
+                for value, tap in zip(rows, taps):
+                    acc = s.fma(value, tap, acc)
+                for cell, value in zip(before, rows[1:]):
+                    cell.set(value)
+                s.store(out, s.to_i8(s.silu(s.fma(acc, factor, shift)) * unit), builder.add(builder.mul(width, t), c))
+        return context.get_dummy_value()
+
+    return types.void(x, row, count, weight, scale, bias, inverse, width, out), codegen
 
 
 @intrinsic(prefer_literal=True)
@@ -83,7 +111,11 @@ def convolve(
     for i in range(batch):
         xi = x + x_size * i * x_batch
         si = state + state_size * i * before * width
-        for t in range(length):
+        together = length - before if is_int8 and taps == 4 and length > _TOGETHER else 0
+        for first in range(before, before + together, _TOGETHER):
+            count, out = min(_TOGETHER, before + together - first), y + (i * length + first) * width
+            _rows4(xi + first * x_row, x_row, count, weight, scale, bias, inverse, width, out)
+        for t in range(length - together):
             old = max(before - t, 0)
             for k in range(taps):
                 source = t - before + k
