@@ -28,7 +28,7 @@ NonNegative = Annotated[float, Field(ge=0, le=_MOST)]
 # Numbers that may be zero, by key or by the table that they are in; by the others something is divided.
 _MAY_BE_ZERO = frozenset(
     ["overhead_s", "loop_s", "issue_s", "sample_s", "reserved_bytes", "context_bytes", "rss_bytes", "idle_w", "flop_j"]
-    + ["byte_j", "serial"]
+    + ["byte_j", "serial", "resident_bytes"]
 )
 
 
@@ -88,8 +88,37 @@ class Memory(_Strict):
     storage_bytes_per_s: Number | None = None
 
 
+class Waves(_Strict):
+    """How kernels cut a result into blocks for the SMs (`core.gpu.utilisation`).
+
+    Attributes:
+        tile_elements: of the result, in one block.
+        least_elements, split_depth: of the result, and products a sum, that a block has at least where kernels cut
+            finer to fill the SMs.
+        loss: share of the SMs that one wave leaves idle, by class with ``default``; at most 0.5.
+    """
+
+    tile_elements: Number
+    least_elements: Number
+    split_depth: Number
+    loss: dict[str, Number]
+
+    @model_validator(mode="after")
+    def _complete(self) -> Waves:
+        if "default" not in self.loss:
+            raise ValueError("loss.default is missing: the share of a class without its own number")
+        if over := [kind for kind, n in self.loss.items() if n.value > 0.5]:
+            raise ValueError(
+                f"loss.{over[0]} is {self.loss[over[0]].value}: at most 0.5, else more SMs would be slower"
+            )
+        least = self.least_elements.value
+        if min(least, self.split_depth.value) < 1.0 or least > self.tile_elements.value:
+            raise ValueError("split_depth must be at least 1, and least_elements from 1 to tile_elements")
+        return self
+
+
 class Gpu(_Strict):
-    """A GPU. Without `bytes` its memory is the board's (unified)."""
+    """A GPU. Without `bytes` its memory is the board's (unified); without `waves` every op fills it."""
 
     name: str
     sms: Number
@@ -100,6 +129,7 @@ class Gpu(_Strict):
     bytes: Number | None = None
     dram_bytes_per_s: Number
     context_bytes: Number
+    waves: Waves | None = None
 
 
 class Energy(_Strict):
@@ -169,7 +199,9 @@ class Runtime(_Strict):
         efficiency: share of peak by class.
         bandwidth_efficiency: share of DRAM's bandwidth that software reaches.
         serial: share of a thread's compute that more threads do not speed up (Amdahl), by class.
-        rss_bytes: resident memory of the runtime itself.
+        rss_bytes: resident memory of the runtime itself, for any model.
+        resident_bytes: the same by the library that a model is from, with ``default``; what ``train``, ``method`` and
+            ``kernel`` add; of each that begins with ``shared_``, what processes share (`footprint.runtime_bytes`).
         scale: factor on the whole step, by mode (``infer``, ``train``, ``prefill``, ``decode``).
         class_scale: factor on the compute and traffic of a class, not on its overhead.
         fuse: rules of `fusion` that it applies.
@@ -191,6 +223,7 @@ class Runtime(_Strict):
     efficiency: dict[str, Number]
     bandwidth_efficiency: Number | None = None
     rss_bytes: Number | None = None
+    resident_bytes: dict[str, Number] = {}
     scale: dict[str, Number] = {}
     class_scale: dict[str, Number] = {}
     serial: dict[str, Number] = {}

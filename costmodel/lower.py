@@ -43,8 +43,6 @@ _UNIT_OF_DTYPE = {
 }  # fmt: skip
 # Beyond what any op has: a sum of such bytes still fits 64 bits.
 _MOST_BYTES, _MOST_FLOPS = 1 << 50, 1e30
-# Output elements of one tile of a GPU kernel: 128 × 128, the tile of cuBLAS and cuDNN at these sizes.
-_TILE_ELEMENTS = 128 * 128
 # Convolutions of one channel that a loop over groups runs by transformed tiles.
 _TILED = ("conv_depthwise", "conv_depthwise_channels_last")
 
@@ -168,7 +166,7 @@ def _columns(
 ) -> Lowered:
     kinds: dict[str, int] = {}
     terms: dict[tuple[str, str], int] = {}
-    kind, unit, work, tiles = [], [], [], []
+    kind, unit, work, results = [], [], [], []
     term_ptr, term, amount = [0], [], []
     use_ptr, use_storage, use_bytes, use_write = [0], [], [], []
     storage = graph.tensor_storage
@@ -194,14 +192,14 @@ def _columns(
             use_bytes += [float(cost.workspace)] * 2
             use_write += [True, False]
         use_ptr.append(len(use_storage))
-        tiles.append(-(-max((specs[t].numel for t in outputs), default=1) // _TILE_ELEMENTS))
+        results.append(max([1, *(specs[t].numel for t in outputs)]))
     table = OpTable(
         kind=np.array(kind, np.int32),
         unit=np.array(unit, np.int32),
         flops=np.array([c.flops for c in costs], np.float64),
         work=np.array(work, np.float64),
         calls=np.array([c.calls for c in costs], np.float64),
-        tiles=np.array(tiles, np.float64),
+        outputs=np.array(results, np.float64),
         code=np.array(code, np.int32),
         term_ptr=np.array(term_ptr, np.int64),
         term=np.array(term, np.int32),
@@ -434,11 +432,14 @@ def _apply_fit(
 
 
 def gpu_rates(device: Device, runtime: Runtime, lowered: Lowered) -> GpuRates:
-    """What the GPU of `device` under `runtime` makes of the kinds of `lowered`."""
+    """What the GPU of `device` under `runtime` makes of the kinds of `lowered`.
+
+    A profile that says nothing of waves has blocks of one element, and no wave leaves SMs idle.
+    """
     gpu = device.gpu
     if gpu is None:
         raise CostmodelError(f"{device.name} has no [gpu]; its runtimes are {', '.join(device.runtime)}")
-    kinds = lowered.kinds
+    kinds, waves = lowered.kinds, gpu.waves
     share = runtime.bandwidth_efficiency.value if runtime.bandwidth_efficiency else 1.0
     dram = gpu.dram_bytes_per_s.value * share
     work_s = np.zeros((len(kinds), len(UNITS)))
@@ -452,8 +453,9 @@ def gpu_rates(device: Device, runtime: Runtime, lowered: Lowered) -> GpuRates:
         byte_s=np.array([1.0 / (gpu.l2_bytes_per_s.value if gpu.l2_bytes_per_s else dram), 1.0 / dram]),
         l2_bytes=gpu.l2_bytes.value,
         sms=gpu.sms.value,
-        gamma=np.ones(len(kinds)),
-        alpha=np.full(len(kinds), 0.25),
-        least=0.05,
+        tile=waves.tile_elements.value if waves else 1.0,
+        least_tile=waves.least_elements.value if waves else 1.0,
+        depth=waves.split_depth.value if waves else 1.0,
+        loss=np.array([waves.loss[_class_in(waves.loss, kind) or "default"].value if waves else 0.0 for kind in kinds]),
         issue_s=runtime.issue_s.value if runtime.issue_s else 0.0,
     )

@@ -33,7 +33,7 @@ def make_table(rng: np.random.Generator, n: int) -> OpTable:
         flops=rng.uniform(0, 1e9, n),
         work=rng.uniform(0, 1e9, n) * rng.integers(0, 2, n),
         calls=rng.integers(0, 3, n).astype(float),
-        tiles=rng.integers(0, 500, n).astype(float),
+        outputs=np.floor(10 ** rng.uniform(0, 7, n)),
         code=rng.integers(0, 4, n).astype(np.int32),
         term_ptr=np.concatenate(([0], np.cumsum(terms))).astype(np.int64),
         term=rng.integers(0, TERMS, int(terms.sum())).astype(np.int32),
@@ -69,9 +69,10 @@ def make_gpu(rng: np.random.Generator) -> GpuRates:
         byte_s=np.array([1e-12, 3e-12]),
         l2_bytes=4e6,
         sms=8.0,
-        gamma=rng.uniform(0.5, 1, KINDS),
-        alpha=rng.uniform(0, 0.5, KINDS),
-        least=0.05,
+        tile=16384.0,
+        least_tile=1024.0,
+        depth=64.0,
+        loss=rng.uniform(0, 0.5, KINDS),
         issue_s=5e-6,
     )
 

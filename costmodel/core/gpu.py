@@ -1,4 +1,4 @@
-"""Seconds of each kernel on a GPU: waves of tiles under a roofline, never shorter than a launch."""
+"""Seconds of each kernel on a GPU: waves of blocks under a roofline, never shorter than a launch."""
 
 from __future__ import annotations
 
@@ -8,18 +8,39 @@ from numba import njit
 from .table import F8, GpuRates, OpTable
 from .traffic import beyond
 
-__all__ = ["price_gpu"]
+__all__ = ["price_gpu", "utilisation"]
+
+
+@njit(cache=True)
+def utilisation(outputs: float, work: float, k: int, rates: GpuRates) -> float:
+    """Share of the SMs that an op keeps busy.
+
+        waves = outputs / tile / SMs;  utilisation = 1 - loss / waves         from one wave on
+        utilisation = (1 - loss) · min(blocks / SMs, 1)                       below
+
+    Below one wave kernels cut finer, down to blocks of `least_tile` elements and, along the sums (split-K), `depth`
+    products. Blocks that are fewer than the SMs run at their pace, however many more SMs there are. Nothing is rounded
+    up: with `ceil`, a step to the next block or wave raises utilisation at once and a larger batch would be priced as
+    faster. A loss of at most one half keeps time growing with the work, and a device with more SMs no slower.
+
+    Args:
+        outputs: elements of the result, at least 1; work: operations, two for each product; k: the op's class.
+        rates: the device.
+    """
+    waves = outputs / (rates.tile * rates.sms)
+    if waves > 1.0:
+        return 1.0 - rates.loss[k] / waves
+    blocks = max(outputs / rates.least_tile, 1.0) * max(work / (2.0 * outputs * rates.depth), 1.0)
+    return (1.0 - rates.loss[k]) * min(blocks / rates.sms, 1.0)
 
 
 @njit(cache=True)
 def price_gpu(table: OpTable, distance: F8, rates: GpuRates) -> tuple[F8, F8]:
     """Price each op.
 
-        waves = max(tiles / SMs, 1);  utilisation = max(gamma - alpha / waves, least), at most 1
         t = max(floor · calls, work · work_s / utilisation, bytes from L2 and DRAM)
 
-    Waves are not rounded up: with `ceil`, the step from one wave to two raises utilisation at once and a larger batch
-    would be priced as faster. For waves of at least ``2 alpha / gamma`` the time grows with the work.
+    with `utilisation` of the SMs by the blocks that the op is cut into.
 
     Args:
         table: n ops; an op with no work and no bytes launches nothing.
@@ -34,9 +55,8 @@ def price_gpu(table: OpTable, distance: F8, rates: GpuRates) -> tuple[F8, F8]:
     parts = np.zeros((n, 4))
     for i in range(n):
         k = table.kind[i]
-        waves = max(table.tiles[i] / rates.sms, 1.0)
-        utilisation = min(max(rates.gamma[k] - rates.alpha[k] / waves, rates.least), 1.0)
-        parts[i, 1] = table.work[i] * rates.work_s[k, table.unit[i]] / utilisation
+        used = utilisation(table.outputs[i], table.work[i], k, rates)
+        parts[i, 1] = table.work[i] * rates.work_s[k, table.unit[i]] / used
         touched = 0.0
         for u in range(table.use_ptr[i], table.use_ptr[i + 1]):
             missed = table.use_bytes[u] * beyond(distance[u], rates.l2_bytes)

@@ -25,7 +25,7 @@ class OpTable(NamedTuple):
         flops: (n,) operations of the result.
         work: (n,) operations that the hardware issues, padded to the micro-kernel.
         calls: (n,) kernels launched on a GPU.
-        tiles: (n,) output tiles, for wave quantisation on a GPU.
+        outputs: (n,) elements of the largest result, at least 1, which a GPU cuts into tiles.
         code: (n,) number of the code that runs the op; ops with the same find it where the last one left it.
         term_ptr, term, amount: features of the time model; op i has ``term[term_ptr[i]:term_ptr[i + 1]]``.
         use_ptr, use_storage, use_bytes, use_write: operands; bytes read from or written to each storage.
@@ -36,7 +36,7 @@ class OpTable(NamedTuple):
     flops: F8
     work: F8
     calls: F8
-    tiles: F8
+    outputs: F8
     code: I4
     term_ptr: I8
     term: I4
@@ -97,8 +97,10 @@ class GpuRates(NamedTuple):
         byte_s: (2,) seconds a byte from L2 and from DRAM.
         l2_bytes: capacity of the last-level cache.
         sms: streaming multiprocessors.
-        gamma, alpha: (K,) utilisation is ``gamma - alpha / waves``, at least `least`.
-        least: smallest utilisation.
+        tile: elements of a result that one block computes.
+        least_tile, depth: elements and products a sum that a block has at least, where a kernel cuts finer to fill the
+            SMs.
+        loss: (K,) share of the SMs that one wave of blocks leaves idle, at most 0.5.
         issue_s: seconds that the host needs to issue one kernel (0 under a CUDA graph).
     """
 
@@ -107,7 +109,8 @@ class GpuRates(NamedTuple):
     byte_s: F8
     l2_bytes: float
     sms: float
-    gamma: F8
-    alpha: F8
-    least: float
+    tile: float
+    least_tile: float
+    depth: float
+    loss: F8
     issue_s: float

@@ -31,7 +31,7 @@ def first(table: OpTable, n: int) -> OpTable:
         flops=table.flops[:n],
         work=table.work[:n],
         calls=table.calls[:n],
-        tiles=table.tiles[:n],
+        outputs=table.outputs[:n],
         code=table.code[:n],
         term_ptr=table.term_ptr[: n + 1],
         term=table.term[:terms],

@@ -67,8 +67,10 @@ def price_gpu(table: Any, distance: Any, rates: Any) -> list[float]:
     seconds = []
     for i in range(len(table.kind)):
         k = table.kind[i]
-        waves = max(table.tiles[i] / rates.sms, 1.0)
-        use = min(1.0, max(rates.least, rates.gamma[k] - rates.alpha[k] / waves))
+        waves = table.outputs[i] / rates.tile / rates.sms
+        products = table.work[i] / 2 / table.outputs[i]
+        blocks = max(table.outputs[i] / rates.least_tile, 1.0) * max(products / rates.depth, 1.0)
+        use = 1.0 - rates.loss[k] / waves if waves > 1.0 else min(blocks / rates.sms, 1.0) * (1.0 - rates.loss[k])
         compute = table.work[i] * rates.work_s[k][table.unit[i]] / use
         near = sum(b * (1 - beyond(distance[u], rates.l2_bytes)) for u, b, _ in uses_of(table, i))
         far = sum(b * beyond(distance[u], rates.l2_bytes) for u, b, _ in uses_of(table, i))
