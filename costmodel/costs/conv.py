@@ -1,10 +1,11 @@
 """Convolutions, forward and backward: two FLOPs a multiply-add over the channels of a group, padding counted as data.
 
 The kind is the algorithm that ATen and oneDNN pick on a CPU (`algorithm`): per-sample GEMM on the map as it lies
-(``conv_pointwise_gemm``), GEMM on an unfolded copy (``conv_im2col``), or oneDNN's kernels on channels in blocks
-of 16: ``conv_1x1``, ``conv_1x1_strided``, ``conv_direct``, ``conv_direct_strided``, ``conv_stem`` (few input
-channels), ``conv_depthwise``, ``conv_depthwise_strided``, ``conv_grouped_4``, ``_8``, ``_16`` (channels a block),
-``conv_grouped_gemm``, ``conv_transposed``. Backward kinds end in ``_backward``; depthwise ones also in the kernel size.
+(``conv_pointwise_gemm``) or on an unfolded copy (``conv_im2col``), with ``_by_group`` where ATen slices the channels,
+calls itself for each group and joins the results; or oneDNN's kernels on channels in blocks of 16: ``conv_1x1``,
+``conv_1x1_strided``, ``conv_direct``, ``conv_direct_strided``, ``conv_stem`` (few input channels), ``conv_depthwise``,
+``conv_depthwise_strided``, ``conv_grouped_4``, ``_8``, ``_16`` (channels a block), ``conv_grouped_gemm``,
+``conv_transposed``. Backward kinds end in ``_backward``; depthwise ones also in the kernel size.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ __all__ = ["BLOCK", "FORMULAS", "Geometry", "algorithm", "backend", "geometry"]
 BLOCK = 16  # channels a block of oneDNN's layouts on 512-bit units; 8 on 256-bit ones
 STEM_CHANNELS = 4
 SMALL_MAP = 256
+LARGE_PATCH = 512  # taps of a kernel beyond which reordering a weight takes three times as long
 MKLDNN_ELEMENTS = 20480  # ATen: a single image smaller than this does not go to oneDNN
 
 
@@ -179,6 +181,8 @@ def algorithm(op: OpSpec) -> str:
     ('conv_pointwise_gemm', 'conv_1x1', 'conv_im2col')
     >>> kind(8, 3, 32, 3, 224, stride=2), kind(8, 96, 96, 3, 56, groups=96), kind(8, 64, 64, 3, 56)
     ('conv_stem', 'conv_depthwise', 'conv_direct')
+    >>> kind(1, 512, 512, 1, 7, groups=512), kind(16, 512, 512, 1, 7, groups=512), kind(1, 64, 128, 7, 56, groups=64)
+    ('conv_pointwise_gemm_by_group', 'conv_depthwise', 'conv_grouped_gemm')
     """
     return _algorithm(geometry(op))
 
@@ -189,7 +193,8 @@ def _algorithm(g: Geometry) -> str:
         return "conv_transposed" if picked.startswith("Mkldnn") else "conv_transposed_im2col"
     if not picked.startswith("Mkldnn"):
         unfolded = not g.pointwise or g.strided or max(g.padding) > 0
-        return "conv_im2col" if unfolded else "conv_pointwise_gemm"
+        each = "_by_group" if g.groups > 1 else ""
+        return ("conv_im2col" if unfolded else "conv_pointwise_gemm") + each
     step = "_strided" if g.strided else ""
     if g.depthwise:
         return f"conv_depthwise{step}"
@@ -204,11 +209,13 @@ def _algorithm(g: Geometry) -> str:
 
 def _terms(g: Geometry, kind: str, bias: bool) -> dict[str, float]:
     """Features of the time of one pass (LATENCY.md, features by branch)."""
-    if ("gemm" in kind and g.groups == 1) or "im2col" in kind:
+    if "gemm" in kind or "im2col" in kind:
         per_group = g.co // g.groups
         terms = gemm_terms(per_group, g.pixels // g.batch, g.ci // g.groups * g.taps, g.batch * g.groups)
         terms["bias"] = float(g.pixels * g.co) if bias else 0.0
-        if "im2col" in kind:
+        if "_by_group" in kind:
+            terms["groups"] = float(g.groups)
+        if "im2col" in kind or (g.groups > 1 and not g.pointwise):
             terms["unfolded_bytes"] = float(g.pixels * g.ci * g.taps * g.itemsize)
         return terms
     ci, co = g.padded_channels
@@ -239,6 +246,7 @@ def _terms(g: Geometry, kind: str, bias: bool) -> dict[str, float]:
         "in_small": moved["in"] if small else 0.0,
         "out_small": moved["out"] if small else 0.0,
         "weight_spatial": float(weight) if taps > 1 else 0.0,
+        "weight_patch": float(weight) if taps > LARGE_PATCH else 0.0,
     }
 
 

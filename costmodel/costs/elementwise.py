@@ -40,7 +40,7 @@ def elementwise_cost(op: OpSpec, flops_each: int, *, transcendental: bool | None
     return Cost(
         flops=flops_each * out.numel,
         kind=_kind(op.name.split("::")[-1], heavy, shape),
-        terms=_terms(shape) | ({"flops": float(flops_each * out.numel)} if heavy else {}),
+        terms=_terms(shape) | (_function_terms(op.name, flops_each, out.numel) if heavy else {}),
         workspace=promotion_bytes(op),
     )
 
@@ -58,6 +58,30 @@ def _kind(name: str, heavy: bool, shape: Loop) -> str:
 
 def _terms(shape: Loop) -> dict[str, float]:
     return {"n": float(shape.elements), "runs": float(shape.runs)}
+
+
+# On a CPU, ATen hands these to a vector library by element, at about 1 ns (`_LIBRARY`) or 2.5 ns (`_SLOW`); what is
+# made of a fast exponential in place (sigmoid, SiLU, GELU and their gradients) takes less, by its operations.
+_LIBRARY = frozenset(
+    ("exp", "exp2", "expm1", "log", "log1p", "log2", "log10", "sin", "cos", "tan", "erf", "erfc", "special_erf", "elu",
+     "selu", "celu", "softplus", "logaddexp", "log_sigmoid", "log_sigmoid_forward", "pow")
+)  # fmt: skip
+_SLOW = frozenset(
+    ("tanh", "mish", "mish_backward", "sinh", "cosh", "asin", "acos", "atan", "atan2", "asinh", "acosh", "atanh",
+     "erfinv", "lgamma", "digamma", "polygamma", "i0")
+)  # fmt: skip
+
+
+def _function_terms(name: str, flops_each: int, n: int) -> dict[str, float]:
+    """Which family of functions a transcendental op is of.
+
+    >>> [next(iter(_function_terms(f"aten::{f}", 8, 10))) for f in ("exp_", "tanh", "silu_backward")]
+    ['library', 'slow', 'flops']
+    """
+    plain = name.split("::")[-1].rstrip("_")
+    if plain in _SLOW:
+        return {"slow": float(n)}
+    return {"library": float(n)} if plain in _LIBRARY else {"flops": float(flops_each * n)}
 
 
 def promotion_bytes(op: OpSpec) -> int:

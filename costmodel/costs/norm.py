@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from math import prod
 
-from .layout import channels_last, copy_bytes
+from .layout import channels_last, copy_bytes, loop
 from .spec import Cost, OpSpec, TensorSpec
 
 __all__ = ["FORMULAS"]
@@ -113,7 +113,19 @@ def layer_norm(op: OpSpec) -> Cost:
     x = op.inputs[0]
     width = prod(op.attr("normalized_shape", x.shape[-1:]))
     each = STATISTICS + 2 + (AFFINE if _has_affine(op, 1) else 0)
-    return Cost(each * x.numel, "layer_norm", terms=_row_terms(x, width), workspace=copy_bytes(x))
+    terms = _row_terms(x, width) | _copy_terms(x)
+    return Cost(each * x.numel, "layer_norm", terms=terms, workspace=copy_bytes(x))
+
+
+def _copy_terms(x: TensorSpec) -> dict[str, float]:
+    """Elements and runs of the copy that is made of an input whose rows do not lie side by side.
+
+    >>> _copy_terms(TensorSpec((4, 8))), _copy_terms(TensorSpec((4, 8), stride=(1, 4)))
+    ({}, {'copied': 32.0, 'copied_runs': 4.0})
+    """
+    if x.contiguous:
+        return {}
+    return {"copied": float(x.numel), "copied_runs": float(loop(TensorSpec(x.shape, x.dtype), [x]).runs)}
 
 
 def layer_norm_backward(op: OpSpec) -> Cost:

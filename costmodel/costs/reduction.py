@@ -2,7 +2,8 @@
 
 A sum is 1 FLOP an element, a mean one division a result more, a variance 3 an element. Softmax is 12 an element:
 maximum, subtraction, exp (8), sum, division. Kinds: ``reduce_inner`` (the reduced elements lie side by side),
-``reduce_outer`` (vectorises over what is kept), ``softmax``, ``softmax_backward``, ``loss``, ``scan``, ``sort``.
+``reduce_outer`` (vectorises over what is kept), ``softmax``, ``softmax_safe``
+(and looks for rows without any key), ``softmax_backward``, ``loss``, ``scan``, ``sort``.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ def safe_softmax(op: OpSpec) -> Cost:
     33
     """
     cost = softmax(op)
-    return replace(cost, workspace=cost.workspace + int(cost.terms["n"] + cost.terms["rows"]))
+    masks = int(cost.terms["n"] + cost.terms["rows"])
+    return replace(cost, kind=cost.kind.replace("softmax", "softmax_safe"), workspace=cost.workspace + masks)
 
 
 def _reduces_inner(op: OpSpec) -> bool:

@@ -28,7 +28,7 @@ import torch
 from ..capture import Recorder
 from ..errors import CostmodelError
 from ..graph import OpGraph
-from . import micro_conv, micro_methods, micro_ops, micro_ssm
+from . import micro_conv, micro_maps, micro_methods, micro_ops, micro_ssm
 from .latency import pinned_allocator
 from .micro_ops import Call, Shapes
 
@@ -40,6 +40,7 @@ FLUSH_BYTES = 64 << 20
 GENERATORS = {
     **micro_ops.GENERATORS,
     **micro_conv.GENERATORS,
+    **micro_maps.GENERATORS,
     **micro_methods.GENERATORS,
     **micro_ssm.GENERATORS,
 }

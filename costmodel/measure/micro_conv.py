@@ -37,6 +37,41 @@ def conv_pointwise(s: Shapes) -> Call:
     return _conv(s, c, o, h, 1, 1, 1, min(s.batch(), 8))
 
 
+def conv_1x1(s: Shapes) -> Call:
+    """Of 16 images and more, which ATen gives to oneDNN."""
+    while True:
+        c, o, h, b = s.channels(8, 768), s.channels(8, 768), s.size(4, 80), s.pick(16, 16, 32)
+        if 2 * b * c * o * h * h < 1.2e9 and b * max(c, o) * h * h < 3e6:
+            return _conv(s, c, o, h, 1, 1, 1, b)
+
+
+def conv_by_group(s: Shapes) -> Call:
+    """1×1 with groups and of fewer images: ATen slices, calls itself and joins."""
+    groups, width, h = s.size(4, 600), s.pick(1, 1, 1, 2, 4, 8), s.size(4, 40)
+    return _conv(s, groups * width, groups * width, h, 1, 1, groups, s.pick(1, 1, 2, 4, 8))
+
+
+def conv_grouped_gemm(s: Shapes) -> Call:
+    """Groups of channels that fit no block: two or three a group, or more results than inputs."""
+    while True:
+        groups, h, (inner, outer), k = (
+            s.size(4, 256),
+            s.size(7, 60),
+            s.pick((2, 2), (1, 2), (1, 2), (3, 3), (6, 6)),
+            s.pick(3, 3, 5, 7),
+        )
+        stride, b = s.pick(1, 2), s.pick(1, 1, 2, 4)
+        if b * groups * max(inner, outer) * h * h < 6e5:
+            return _conv(s, groups * inner, groups * outer, h, k, stride, groups, b)
+
+
+def conv_rows(s: Shapes) -> Call:
+    """A causal depthwise convolution of rows, as in a state-space model."""
+    c, t, k = s.channels(64, 3000), s.size(8, 600), s.pick(4, 4, 3)
+    args = (s.tensor(s.pick(1, 1, 2), c, t), s.tensor(c, 1, k), s.tensor(c), [1], [k - 1], [1], False, [0], c)
+    return Call(aten.convolution.default, args, (1, 2))
+
+
 def conv_direct(s: Shapes) -> Call:
     k = s.pick(3, 3, 3, 5)
     c, o, h = _conv_sizes(s, k)
@@ -60,7 +95,12 @@ def conv_stem(s: Shapes) -> Call:
 
 def conv_depthwise(s: Shapes) -> Call:
     _, c, h = s.image(2e6)
-    return _conv(s, c, c, h, s.pick(3, 3, 5, 7), s.pick(1, 1, 2), c)
+    return _conv(s, c, c, h, s.pick(3, 3, 5, 7), 1, c)
+
+
+def conv_depthwise_strided(s: Shapes) -> Call:
+    _, c, h = s.image(2e6)
+    return _conv(s, c, c, h, s.pick(3, 3, 3, 5, 7), 2, c)
 
 
 def conv_grouped(s: Shapes) -> Call:
@@ -84,12 +124,13 @@ def _backward_of(forward: Callable[[Shapes], Call]) -> Callable[[Shapes], Call]:
     return conv_backward
 
 
-_CONVS = (conv_pointwise, conv_direct, conv_im2col, conv_1x1_strided, conv_stem, conv_depthwise, conv_grouped)
+_CONVS = (conv_pointwise, conv_direct, conv_im2col, conv_1x1_strided, conv_stem, conv_depthwise,
+          conv_depthwise_strided, conv_grouped, conv_1x1, conv_by_group, conv_grouped_gemm, conv_rows)  # fmt: skip
 # As in `micro_ops`: share of the points, and whether only training runs it.
 GENERATORS: dict[str, tuple[Callable[[Shapes], Call], float, bool]] = {
-    **{f.__name__: (f, w, False) for f, w in zip(_CONVS, (3.0, 4.0, 1.5, 1.2, 2.0, 3.5, 2.5))},
+    **{f.__name__: (f, w, False) for f, w in zip(_CONVS, (3.0, 4.0, 1.5, 1.2, 2.0, 2.7, 2.0, 2.5, 1.8, 1.0, 1.0, 0.8))},
     **{
         f"{f.__name__}_backward": (_backward_of(f), w, True)
-        for f, w in zip(_CONVS, (3.0, 4.0, 1.0, 1.7, 2.0, 6.0, 4.0))
+        for f, w in zip(_CONVS, (3.0, 4.0, 1.0, 1.7, 2.0, 4.0, 2.5, 4.0, 1.8, 0.8, 0.8, 0.7))
     },
 }
