@@ -4,12 +4,15 @@ A step's ops may depend on values: a mask that is all ones, positions that are c
 the given inputs decide is decided here as in a real run, by computing the small integer, boolean and scalar part of a
 step beside its fake tensors; random draws decide as those of one seed do. What weights and activations decide is not
 known; where only the size of a result depends on it, the result is taken as large as it can be, and that is counted.
-Everything else is refused by name.
+A step that runs through passes its own checks: numbers are finite, and what is asserted holds. Everything else is
+refused by name.
 """
 
 from __future__ import annotations
 
 import copy
+import math
+import sys
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -93,6 +96,8 @@ class Values:
                 self._forget(args)
             if func in _MASKS:
                 self._count(func, args, result)
+            elif func in _CHECKS and result.numel() <= _MOST_FOLLOWED:
+                self._pass(func, args, result)
             elif func in _CONSTANTS and result.numel() <= min(_MOST_FOLLOWED, self._left):
                 with unset_fake_temporarily():
                     setattr(result, _VALUE, torch.full(result.shape, _CONSTANTS[func], dtype=result.dtype))
@@ -169,6 +174,18 @@ class Values:
         elif into.dtype in (torch.bool, torch.uint8):
             setattr(result, _TRUE, self._true(into) + self._true(rest[0]))
 
+    # checks that a step which runs through has passed
+
+    def _pass(self, func: Any, args: Any, result: Tensor) -> None:
+        """Numbers that are not known are finite: equal to themselves, unequal to infinity, and numbers."""
+        x, *rest = args
+        itself = bool(rest) and rest[0] is x
+        infinity = bool(rest) and isinstance(rest[0], float) and math.isinf(rest[0])
+        if x.is_floating_point() and (itself or infinity or not rest):
+            with unset_fake_temporarily():
+                held = itself if func in _EQUAL else infinity if func in _UNEQUAL else False
+                setattr(result, _VALUE, torch.tensor(held).expand(result.shape))
+
     # what depends on values
 
     def _resolve(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -176,6 +193,8 @@ class Values:
             value = self._compute(func, args, kwargs)
             if value is not None:
                 return pytree.tree_map_only(Tensor, self._fake, value)
+        if func is _aten._local_scalar_dense.default and args[0].dtype is torch.bool and _asserted():
+            return True
         most = _AT_MOST.get(func.name())
         if most is None:
             raise
@@ -238,7 +257,29 @@ _AT_MOST: dict[str, Callable[..., Any]] = {
 _CONSTANTS = {
     _aten.zeros_like.default: 0, _aten.new_zeros.default: 0, _aten.ones_like.default: 1, _aten.new_ones.default: 1
 }  # fmt: skip
+_EQUAL = frozenset({_aten.eq.Tensor, _aten.eq.Scalar})
+_UNEQUAL = frozenset({_aten.ne.Tensor, _aten.ne.Scalar})
+_CHECKS = _EQUAL | _UNEQUAL | {_aten.isnan.default, _aten.isinf.default}
+# Functions of torch that raise unless a tensor is true.
+_ASSERTIONS = frozenset(
+    {
+        torch._check_with.__code__,
+        torch._check_tensor_all_with.__code__,
+        torch.distributions.Distribution.__init__.__code__,
+        torch.distributions.Distribution._validate_sample.__code__,
+    }
+)
 _MASKS = frozenset({_aten.index_put_.default, _aten.bitwise_or.Tensor, _aten.logical_or.default})
+
+
+def _asserted() -> bool:
+    """Whether a value is read by an assertion of torch, and only to raise if it is false."""
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code in _ASSERTIONS:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _grouped_mm(a: Tensor, b: Tensor, offs: Tensor | None = None, *_bias: Any, **_kwargs: Any) -> Tensor:

@@ -45,6 +45,7 @@ def coverage(
             raise UnknownName("library", name, LIBRARIES)
     if not report_only:
         wanted = [c for name in libraries for c in cases(name, every=every) if fnmatch(c.model, match)]
+        wanted.sort(key=lambda case: case.mode)  # inference of all of them first: a stopped run has seen every model
         with bar("coverage") as progress:
             for done, result in enumerate(run(wanted, results, device=device, again=again), 1):
                 progress(done, len(wanted), result.model)

@@ -287,6 +287,7 @@ def _elements(shape: tuple[int, ...]) -> int:
 # Library code that says that it cannot run like this; matched in the message, each to a class of `CLASSES`.
 _SAID = (
     ("data", "*reads a tensor's values*"),
+    ("data", "*but its data is not allocated yet*"),
     ("custom op", "*has no fake implementation*"),
     ("extra", "*requires the * library*"),
     ("extra", "*No module named*"),

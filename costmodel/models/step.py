@@ -63,7 +63,7 @@ def default_loss(output: Any, step: Step) -> Tensor:
     """
     own = getattr(output, "loss", None)
     if isinstance(own, Tensor):
-        return own
+        return own if own.dim() == 0 else own.mean()
     if isinstance(output, dict) and output and all(_is_float(t) and t.dim() == 0 for t in output.values()):
         return torch.stack(list(output.values())).sum()  # a detector in training: its losses by name
     logits = getattr(output, "logits", None)

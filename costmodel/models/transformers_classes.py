@@ -20,6 +20,7 @@ from ..errors import CostmodelError
 from ._compat import require
 from .inputs import Loaded, Wanted, make_on, refuse, unknown
 from .transformers_inputs import make_inputs
+from .transformers_settings import complete, parts, settings_of
 
 __all__ = ["build", "family_of", "is_class", "names"]
 
@@ -45,7 +46,7 @@ def family_of(name: str) -> str:
 
 def is_class(name: str) -> bool:
     """Whether `name` looks like a class and is a model of transformers."""
-    return name.isidentifier() and name[0].isupper() and name in _classes()
+    return name.isidentifier() and name != name.lower() and name in _classes()
 
 
 @cache
@@ -79,9 +80,9 @@ def build(name: str, options: dict[str, Any], wanted: Wanted) -> Loaded:
     layers = settings.pop("layers", None)
     if layers is not None and (type(layers) is not int or layers < 1):
         raise CostmodelError(f"layers is a number of at least 1, not {layers!r}")
-    config = _configure(spec, _config_class(model_class), settings)
+    config, given = _configure(spec, model_class, settings)
     if layers is not None:
-        config = _shallow(config, layers, {**_parts_of(type(config)), **settings})
+        config = _shallow(config, layers, given)
     if hasattr(config, "use_cache"):
         config.use_cache = False  # a cache is part of prefill and decode only, and is asked for there
     try:
@@ -110,48 +111,16 @@ def _config_class(model_class: Any) -> Any:
     return next(iter(getattr(given, "__args__", ())), given)
 
 
-def _configure(spec: str, config_class: Any, settings: dict[str, Any]) -> Any:
+def _configure(spec: str, model_class: Any, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    config_class = _config_class(model_class)
     try:
-        parts = _parts_of(config_class)
-        config = config_class(**{**parts, **settings})
+        config, given = complete(config_class, model_class.__name__, settings)
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise CostmodelError(f"{spec}: {config_class.__name__} cannot be built with {settings}: {error}") from error
     for key in settings:
         if not hasattr(config, key):
             unknown(f"setting of {config_class.__name__}", key, sorted(config.to_dict()), "")
-    return config
-
-
-def _parts_of(config_class: Any) -> dict[str, Any]:
-    """Configurations of the parts, for composite classes that have no default of their own."""
-    transformers = require("transformers")
-    text, image = transformers.BertConfig, transformers.ViTConfig
-    parts: dict[str, dict[str, Any]] = {
-        "EncoderDecoderConfig": {
-            "encoder": text().to_dict(),
-            "decoder": text(is_decoder=True, add_cross_attention=True).to_dict(),
-        },
-        "SpeechEncoderDecoderConfig": {
-            "encoder": transformers.Wav2Vec2Config().to_dict(),
-            "decoder": text(is_decoder=True, add_cross_attention=True).to_dict(),
-        },
-        "VisionEncoderDecoderConfig": {
-            "encoder": image().to_dict(),
-            "decoder": text(is_decoder=True, add_cross_attention=True).to_dict(),
-        },
-        "VisionTextDualEncoderConfig": {"vision_config": image().to_dict(), "text_config": text().to_dict()},
-        "RagConfig": {"question_encoder": text().to_dict(), "generator": transformers.BartConfig().to_dict()},
-        # settings without which the class builds no model
-        "EsmConfig": {"vocab_size": 33, "mask_token_id": 32, "pad_token_id": 1},
-        "Blip2Config": {"image_token_index": 50264},
-        "InstructBlipConfig": {"image_token_index": 50264},
-        "InstructBlipVideoConfig": {"video_token_index": 50264},
-        **{f"{name}Config": {"prediction_length": 24} for name in _FORECASTS},
-    }
-    return parts.get(config_class.__name__, {})
-
-
-_FORECASTS = ("Autoformer", "Informer", "TimeSeriesTransformer")
+    return config, given
 
 
 # Fewer layers
@@ -174,17 +143,10 @@ def _shallow(config: Any, layers: int, settings: dict[str, Any]) -> Any:
 def _overrides(config: Any, layers: int) -> dict[str, Any]:
     """Arguments of the configuration's class that make it shallow; parts that change are given as dicts."""
     changed: dict[str, Any] = {key: value for part, key, value in _changes(config, layers) if part is config}
-    for name, part in _parts(config):
+    for name, part in parts(config):
         if any(True for _ in _changes(part, layers)):
-            changed[name] = _shallow(copy.deepcopy(part), layers, {}).to_dict()
+            changed[name] = _shallow(copy.deepcopy(part), layers, settings_of(type(part).__name__)).to_dict()
     return changed
-
-
-def _parts(config: Any) -> Iterator[tuple[str, Any]]:
-    base = require("transformers").PreTrainedConfig
-    for name, value in vars(config).items():
-        if isinstance(value, base):
-            yield name, value
 
 
 def _changes(config: Any, layers: int) -> Iterator[tuple[Any, str, Any]]:
@@ -207,7 +169,7 @@ def _changes(config: Any, layers: int) -> Iterator[tuple[Any, str, Any]]:
         stages = isinstance(value, (list, tuple)) and value and all(type(v) is int for v in value)
         if stages and _DEPTH.fullmatch(key) and key not in kinds and not _NOT_DEPTH.fullmatch(key):
             yield config, key, type(value)(min(v, layers) for v in value)
-    for part in (p for _, p in _parts(config)):
+    for part in (p for _, p in parts(config)):
         yield from _changes(part, layers)
 
 
