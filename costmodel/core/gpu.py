@@ -29,9 +29,9 @@ def utilisation(outputs: float, work: float, k: int, rates: GpuRates) -> float:
     """
     waves = outputs / (rates.tile * rates.sms)
     if waves > 1.0:
-        return 1.0 - rates.loss[k] / waves
+        return float(1.0 - rates.loss[k] / waves)
     blocks = max(outputs / rates.least_tile, 1.0) * max(work / (2.0 * outputs * rates.depth), 1.0)
-    return (1.0 - rates.loss[k]) * min(blocks / rates.sms, 1.0)
+    return float((1.0 - rates.loss[k]) * min(blocks / rates.sms, 1.0))
 
 
 @njit(cache=True)
