@@ -127,13 +127,17 @@ def other_boards(progress: Progress) -> Iterator[tuple[Bar, list[Case], dict[str
 
 @dataclass(frozen=True)
 class Threaded:
-    """Rows of a board at a thread count by a fit to its one-thread rows: seconds if nothing is serial, if all is."""
+    """Rows of a board at a thread count by a fit to its one-thread rows: seconds if nothing is serial, if all is.
+
+    `roofline` has its one constant from the same one-thread rows.
+    """
 
     board: Board
     threads: int
     table: Table
     parallel: F8
     serial: F8
+    roofline: F8
 
     def at(self, share: float) -> F8:
         """Seconds with a serial share: compute is linear in it."""
@@ -157,6 +161,7 @@ def more_threads(progress: Progress) -> Iterator[tuple[Bar, list[Case], dict[str
     for board in dict.fromkeys(board for boards in CORES.values() for board in boards):
         one = board_table(board, 1, 0.0, progress)
         fit = fit_table(one.rows)
+        constant = float(np.exp(np.median(np.log(one.measured / one.roofline)))) if one.rows else 1.0
         for threads, power, label in (
             (2, board.power, "2"), (4, board.power, "4"), (8, board.power, "8"), (12, board.power, "12"),
             (4, "2", "mixed"), (6, "0", "mixed"), (8, "0", "mixed"),
@@ -167,7 +172,9 @@ def more_threads(progress: Progress) -> Iterator[tuple[Bar, list[Case], dict[str
             tables = [board_table(board, threads, share, progress, power) for share in (0.0, 1.0)]
             if tables[0].rows:
                 parallel, serial = (np.array([fit.seconds(row) for row in t.rows]) for t in tables)
-                found.setdefault(label, []).append(Threaded(board, threads, tables[0], parallel, serial))
+                found.setdefault(label, []).append(
+                    Threaded(board, threads, tables[0], parallel, serial, constant * tables[0].roofline)
+                )
     shares = {label: [t.best() for t in group] for label, group in found.items()}
     for label, group in found.items():
         name = f"ncnn, {label} threads" if label != "mixed" else "ncnn, unlike cores at once"
@@ -176,9 +183,8 @@ def more_threads(progress: Progress) -> Iterator[tuple[Bar, list[Case], dict[str
             others = [s for j, s in enumerate(shares[label]) if j != i] or shares["4"]
             share = float(np.median(others))
             table = threaded.table
-            constant = np.exp(np.median(np.log(table.measured / table.roofline)))
             own = shares[label][i]
             note = f"{threaded.board.mark}: serial share {share:.2f} from other boards, its own best {own:.2f}"
-            out += cases(table, name, threaded.at(share), constant * table.roofline, note=note)
+            out += cases(table, name, threaded.at(share), threaded.roofline, note=note)
         split = "class scales from the board's own 1-thread rows, serial share from the other boards"
         yield Bar(name, split, "median", None), out, {}
