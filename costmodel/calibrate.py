@@ -120,9 +120,31 @@ def calibrate(
     fit = refit(device, threads=threads, dtype=dtype)
     source = f"costmodel calibrate, {fit.points} isolated ops, {threads} thread(s), {dtype}"
     fit, nets = _whole(device, fit, source, seeds, threads, dtype, report)
-    final = _with_fit(device, fit, source, nets)
+    final = _with_runtime_memory(_with_fit(device, fit, source, nets), quick, threads, fresh, report)
     written = write_host_profile(final)
     return Calibration(final, written, fit, nets)
+
+
+def _with_runtime_memory(device: Device, quick: bool, threads: int, fresh: bool, report: Progress) -> Device:
+    """`device` with what a process has resident beside tensors, in fresh processes; as it is where none can be run."""
+    from .measure.runtime_memory import measure_runtime_memory, probes
+
+    into = _points_file(threads, "memory")
+    if fresh:
+        into.unlink(missing_ok=True)
+    try:
+        found = measure_runtime_memory(
+            device,
+            "torch-eager",
+            jobs=probes(quick),
+            threads=threads,
+            into=into,
+            progress=lambda done, total, what: report(97 + round(2 * done / total), 100, what),
+        )
+    except CostmodelError as error:
+        return device.model_copy(update={"notes": f"{device.notes}; memory of the runtime is not measured: {error}"})
+    into.unlink(missing_ok=True)
+    return found
 
 
 def refit(device: Device, *, threads: int = 1, dtype: str = "float32") -> Fit:
@@ -289,7 +311,7 @@ def _whole(
     fitted = _with_fit(device, fit, source)
     predicted, measured = [], []
     for i, job in enumerate(jobs):
-        report(78 + round(20 * i / len(jobs)), 100, f"net {job.name}")
+        report(78 + round(18 * i / len(jobs)), 100, f"net {job.name}")
         predicted.append(estimate(job.trace(), fitted, threads=threads).latency_s.point)
         raw = []
         for _ in range(2):

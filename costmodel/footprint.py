@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from .core.allocator import CACHING, MALLOC, SMALL, STEP_MALLOC, Held, Malloc, caching_allocator, glibc_malloc
 from .core.memory import allocation_events, live_bytes
@@ -18,7 +17,7 @@ from .lower import Lowered
 
 __all__ = [
     "AT_PEAK", "RUNTIME_SOURCE", "Blocks", "Footprint", "Holder", "Largest",
-    "addresses", "blocks_of", "fits_in", "footprint", "largest_that_fits", "runtime_bytes",
+    "addresses", "blocks_of", "fits_in", "footprint", "largest_that_fits", "runtime_bytes", "runtime_parts",
 ]  # fmt: skip
 
 # Where the bytes of the peak go, by role of their storage; the keys of `estimate --json`.
@@ -35,35 +34,33 @@ AT_PEAK = {
 
 # Runs of a step that the allocators are followed for: the heap of malloc grows over the first few.
 _STEPS = 3
-# Objects of the runtime (records of storages, nodes of autograd, what Python keeps) take the small chunks that malloc
-# leaves beside tensors. Of traced processes (every malloc and free of three training steps of gpt2-tiny, swin_tiny and
-# mobilenetv2) this is the share of tensors whose neighbour outlives them, and by how many steps it does; an object for
-# each gradient comes with the first one and stays.
-_BESIDE = 0.2
-_OUTLIVES = (0.2, 0.7)
-_STAYS = 1
+# Objects of the runtime take the small chunks that malloc leaves beside tensors. Of traced processes (every malloc and
+# free of training steps of gpt2-tiny, swin_tiny and mobilenetv2): in training, autograd's objects outlive the tensor
+# beside them for this share of tensors (31 to 58 % do, a third of them only just), by up to so many steps.
+_BESIDE = 0.3
+_OUTLIVES = (0.0, 0.7)
+# Objects that come with the first of its kind and stay: one for a gradient, the records of a storage and of its version
+# for the optimizer's state, and what oneDNN keeps of a convolution, in its cache by shape.
+_STAY = {"gradient": 1, "optimizer_state": 2}
+_STAY_CONVOLUTION = 5
 # Which tensors these are is a throw of dice, and where a heap breaks up is chaotic: resident bytes are averaged over
 # this many throws.
 _THROWS = 8
 
-# Resident bytes of a process under this build of torch beside what malloc holds for tensors: Python, torch, the library
-# that the model comes from, and the code and objects of all three that building and running a model touch; by family.
+# What a process has resident beside what malloc holds for tensors (Python, torch, the library that the model is from,
+# and the code and objects of all three that building and running a model touch), for a profile that does not say: by
+# library, and more for autograd and the optimizers, where a method of this package is applied (it imports capture and
+# with it torch's fake tensors and sympy), and where its kernels run (numba and LLVM load them). With `shared_` before
+# it: of that, pages of library files, which processes share.
 RUNTIME_SOURCE = (
-    "measured with costmodel.measure.resident: torch 2.13.0+cpu, timm, torchvision 0.28, transformers 5.23, "
-    "Python 3.11, x86-64 with 512-bit units; median over the calibration half of `validate --suite memory` of the peak "
-    "of a fresh process less what malloc is simulated to hold"
+    "torch 2.13.0+cpu, timm, torchvision 0.28, transformers 5.23, Python 3.11 on another machine, x86-64 with 512-bit "
+    "units; `costmodel calibrate` measures those of this one"
 )
-_RUNTIME_BYTES = {"timm": 380_900_000, "torchvision": 343_500_000, "transformers": 422_900_000, "": 332_100_000}
-# More for autograd and the optimizers; where a method of this package is applied (it imports capture and with it
-# torch's fake tensors and sympy); and where its kernels run (numba and LLVM load them).
-_TRAINING_BYTES = 8_800_000
-_METHOD_BYTES = 83_100_000
-_KERNEL_BYTES = 55_700_000
-# Of these, pages of library files, which processes share: measured likewise (RssFile at the end).
-_SHARED_BYTES = 109_000_000
-_SHARED_TRAINING_BYTES = 8_000_000
-_SHARED_METHOD_BYTES = 52_000_000
-_SHARED_KERNEL_BYTES = 35_000_000
+_RESIDENT = {
+    "timm": 385e6, "torchvision": 345e6, "transformers": 420e6, "default": 332e6,
+    "train": 9e6, "method": 60e6, "kernel": 80e6,
+    "shared_default": 109e6, "shared_train": 8e6, "shared_method": 52e6, "shared_kernel": 35e6,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,7 @@ class Blocks:
 
     Attributes:
         size, birth, death, first_birth: (b,) see `core.memory.allocation_events`.
-        gradient: (b,) whether it is a parameter's gradient.
+        stay: (b,) small objects of the runtime that are made with its first allocation and stay.
         storage: block number of storage 0; the storages follow one another.
         ops: ops of the step.
     """
@@ -127,7 +124,7 @@ class Blocks:
     birth: I8
     death: I8
     first_birth: I8
-    gradient: npt.NDArray[np.bool_]
+    stay: I8
     storage: int
     ops: int
 
@@ -144,31 +141,44 @@ def blocks_of(lowered: Lowered) -> Blocks:
     """
     m, graph = lowered.memory, lowered.graph
     piece_size, piece_op = _workspace_pieces(lowered)
-    gradient = np.array([role == "gradient" for role in graph.storage_role], bool) & (m.death == len(graph))
-    return Blocks(
+    blocks = Blocks(
         size=np.concatenate((piece_size, m.bytes)),
         birth=np.concatenate((piece_op, m.birth)),
         death=np.concatenate((piece_op + 1, m.death)),
         first_birth=np.concatenate((piece_op, _first_births(graph, m.birth))),
-        gradient=np.concatenate((np.zeros(len(piece_size), bool), gradient)),
+        stay=np.array([0] * len(piece_size) + [_STAY.get(role, 0) for role in graph.storage_role], np.int64),
         storage=len(piece_size),
         ops=len(graph),
     )
+    blocks.stay[blocks.storage :][m.death < len(graph)] = 0
+    blocks.stay[_made_by_convolutions(graph, blocks.birth)] += _STAY_CONVOLUTION
+    return blocks
 
 
-def _with_objects(blocks: Blocks, event: I8, throw: int) -> tuple[I8, I8]:
-    """Events and sizes of `_STEPS` runs with small objects among them, each right after its tensor."""
+def _made_by_convolutions(graph: OpGraph, birth: I8) -> I8:
+    """The first block that is born in each convolution whose shapes none before it had: oneDNN keeps one of a shape."""
+    shapes = {}
+    for k in range(len(graph) - 1, -1, -1):
+        if graph.op_name[k].startswith("aten::") and "conv" in graph.op_name[k]:
+            shapes[graph.op_name[k], *(graph.tensor_shape[t] for t in graph.op_inputs[k])] = k
+    op, first = np.unique(birth, return_index=True)
+    return first[np.isin(op, np.fromiter(shapes.values(), np.int64, len(shapes)))]
+
+
+def _with_objects(blocks: Blocks, event: I8, beside: float, throw: int) -> tuple[I8, I8]:
+    """Events and sizes of `_STEPS` runs with small objects among them, each right after its tensor; some objects
+    outlive a share `beside` of tensors."""
     dice = np.random.default_rng(throw)
     e, block = len(event), np.abs(event) - 1
     made = np.flatnonzero((event > 0) & (blocks.size[block] > 0))
     freed = _next_of_block(block)
-    beside = made[(dice.random(len(made)) < _BESIDE) & (freed[made] < e)]
-    outlived = freed[beside] + dice.uniform(*_OUTLIVES, len(beside)) * e / _STEPS
+    near = made[(dice.random(len(made)) < beside) & (freed[made] < e)]
+    outlived = freed[near] + dice.uniform(*_OUTLIVES, len(near)) * e / _STEPS
     first = made[np.unique(block[made], return_index=True)[1]]
-    stays = np.repeat(first[blocks.gradient[block[first]]], _STAYS)
-    objects = len(blocks.size) + 1 + np.arange(len(beside) + len(stays))
-    when = np.concatenate((np.arange(e), beside + 0.5, stays + 0.6, outlived))
-    all_events = np.concatenate((event, objects, -objects[: len(beside)]))
+    stays = np.repeat(first, blocks.stay[block[first]])
+    objects = len(blocks.size) + 1 + np.arange(len(near) + len(stays))
+    when = np.concatenate((np.arange(e), near + 0.5, stays + 0.6, outlived))
+    all_events = np.concatenate((event, objects, -objects[: len(near)]))
     order = np.argsort(when, kind="stable")
     order = order[when[order] < e]
     return all_events[order], np.concatenate((blocks.size, np.full(len(objects), SMALL, np.int64)))
@@ -276,7 +286,7 @@ def footprint(lowered: Lowered, runtime: Runtime, weight_copies: float = 1.0) ->
         holders=holders,
         first_peak_live=int(live_bytes(m.bytes, _first_births(graph, m.birth), m.death, m.workspace).max()),
         resident=resident,
-        shared=min(_shared_bytes(graph), base),
+        shared=min(_shared_bytes(graph, runtime), base),
         reserved_range=(min(reserved), max(reserved)),
     )
 
@@ -330,28 +340,40 @@ def _held(lowered: Lowered, runtime: Runtime) -> list[Held]:
         return [caching_allocator(blocks.events(_STEPS), blocks.size, CACHING, 0)]
     blocks = blocks_of(lowered)
     event = blocks.events(_STEPS)
-    return [glibc_malloc(*_with_objects(blocks, event, throw), STEP_MALLOC) for throw in range(_THROWS)]
+    beside = _BESIDE if lowered.graph.meta.mode == "train" else 0.0
+    return [glibc_malloc(*_with_objects(blocks, event, beside, throw), STEP_MALLOC) for throw in range(_THROWS)]
+
+
+def runtime_parts(graph: OpGraph) -> tuple[str, ...]:
+    """What a process of this step has resident of its runtime, by the keys of `Runtime.resident_bytes`: the model's
+    library, and what the mode, the method and our kernels add."""
+    family = graph.meta.model.partition(":")[0]
+    more = {
+        "train": graph.meta.mode == "train",
+        "method": bool(graph.meta.method),
+        "kernel": any(name.startswith("costmodel::") for name in graph.op_name),
+    }
+    return (family if family in _RESIDENT else "default", *(key for key, has in more.items() if has))
 
 
 def runtime_bytes(graph: OpGraph, runtime: Runtime) -> Number:
-    """Resident bytes of the process before it holds a tensor: the profile's, else those of this build of torch."""
+    """Resident bytes of the process before it holds a tensor: as `costmodel calibrate` measured them, as the profile
+    has them for any model, else those of another machine with this build of torch."""
+    parts, found = runtime_parts(graph), runtime.resident_bytes
+    if "default" in found:
+        base = found.get(parts[0], found["default"])
+        return base.model_copy(update={"value": base.value + sum(found[p].value for p in parts[1:] if p in found)})
     if runtime.rss_bytes is not None:
         return runtime.rss_bytes
-    family = graph.meta.model.partition(":")[0]
-    value = _RUNTIME_BYTES.get(family, _RUNTIME_BYTES[""])
-    value += _extra(graph, _TRAINING_BYTES, _METHOD_BYTES, _KERNEL_BYTES)
-    return Number(value=value, kind="measured", source=RUNTIME_SOURCE)
+    return Number(value=sum(_RESIDENT[p] for p in parts), kind="guess", source=RUNTIME_SOURCE)
 
 
-def _shared_bytes(graph: OpGraph) -> int:
+def _shared_bytes(graph: OpGraph, runtime: Runtime) -> int:
     """Of `runtime_bytes`, those that other processes map too."""
-    return _SHARED_BYTES + _extra(graph, _SHARED_TRAINING_BYTES, _SHARED_METHOD_BYTES, _SHARED_KERNEL_BYTES)
-
-
-def _extra(graph: OpGraph, training: int, method: int, kernels: int) -> int:
-    """What the graph's mode, method and kernels add, of the given bytes."""
-    ours = any(name.startswith("costmodel::") for name in graph.op_name)
-    return training * (graph.meta.mode == "train") + method * bool(graph.meta.method) + kernels * ours
+    found = {key: number.value for key, number in runtime.resident_bytes.items()}
+    known = found if "shared_default" in found else _RESIDENT
+    first, *more = (f"shared_{part}" for part in runtime_parts(graph))
+    return int(known.get(first, known["shared_default"]) + sum(known.get(part, 0.0) for part in more))
 
 
 def _holder(lowered: Lowered, storage: int) -> Holder:

@@ -28,8 +28,8 @@ from costmodel.footprint import (
 from costmodel.graph import OpGraph
 from costmodel.lower import Lowered, lower
 
-CPU: Any = SimpleNamespace(engine="cpu", rss_bytes=None)
-GPU: Any = SimpleNamespace(engine="gpu", rss_bytes=None)
+CPU: Any = SimpleNamespace(engine="cpu", rss_bytes=None, resident_bytes={})
+GPU: Any = SimpleNamespace(engine="gpu", rss_bytes=None, resident_bytes={})
 
 
 def net(width: int = 64) -> nn.Module:
@@ -115,7 +115,7 @@ def test_profile_says_what_the_runtime_needs() -> None:
     own = next(r for r in device.runtime.values() if r.rss_bytes is not None)
     assert runtime_bytes(step.graph, own) == own.rss_bytes
     fallback = runtime_bytes(step.graph, CPU)
-    assert fallback.kind == "measured"
+    assert fallback.kind == "guess"
     assert "torch 2.13" in fallback.source
 
 

@@ -16,6 +16,7 @@ from ..estimate import Estimate, Range, estimate
 from ..validate import Case, Validation
 from .memory_runs import Kept, add_live, add_run, read_runs
 from .resident import MemoryJob, Resident, measure_rss
+from .runtime_memory import largest_of
 
 __all__ = ["CALIBRATION", "HELD_OUT", "half_of", "memory_cases", "memory_suite"]
 
@@ -178,11 +179,8 @@ def _compare(
     job: MemoryJob, runs: Sequence[Resident], measured: tuple[int, int], device: Device, runtime: str | None
 ) -> _Compared:
     first, steady = measured
-    predicted = _predict(job, device, runtime)
-    largest = predicted
-    if job.mode == "decode":  # the process has filled its cache before: a prefill of the context
-        before = _predict(replace(job, mode="prefill"), device, runtime)
-        largest = max(predicted, before, key=lambda e: e.memory.peak_rss.point)
+    predicted = estimate(job.trace(), device, runtime=runtime, threads=job.threads)
+    largest = largest_of(job, device, runtime) if job.mode == "decode" else predicted
     live = predicted.memory.peak_live
     share = predicted.footprint.first_peak_live / live.point
     first_live = Range(live.low * share, live.point * share, live.high * share)
@@ -241,10 +239,6 @@ def _provenance(found: Sequence[_Compared], into: Path | None) -> dict[str, str]
         )
         rows["resident runs"] = f"{len(runs)} fresh processes" + (f", kept in {into}" if into is not None else "")
     return rows
-
-
-def _predict(job: MemoryJob, device: Device, runtime: str | None) -> Estimate:
-    return estimate(job.trace(), device, runtime=runtime, threads=job.threads)
 
 
 def _case(job: MemoryJob, predicted: Estimate, quantity: str, value: Range, measured: float, setting: str = "") -> Case:

@@ -1,0 +1,150 @@
+"""What a process of a runtime has resident beside its tensors: fresh processes of a few small jobs, and a fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import linprog
+
+from ..core.table import F8
+from ..device import Device, Interval, Number
+from ..errors import CostmodelError
+from ..estimate import Estimate, estimate
+from .memory_runs import add_run, read_runs
+from .resident import MemoryJob, Resident, measure_rss
+
+__all__ = ["largest_of", "measure_runtime_memory", "probes", "with_runtime_memory"]
+
+Progress = Callable[[int, int, str], None]
+
+
+def probes(quick: bool = False) -> tuple[MemoryJob, ...]:
+    """Jobs of each library, in inference and training, with a method and with our kernels; all of the calibration half
+    of the memory suite. A library that is not installed is left out."""
+    j, ten = MemoryJob, ",num_classes=10"
+    few = (
+        j("mlp-small", "train", batch=64, optimizer="adamw"),
+        j("conv-small", "train", batch=64, optimizer="momentum"),
+        j(f"timm:mobilenetv2_100{ten}"),
+        j(f"timm:resnet18{ten}", "train", batch=8, input_size="3x128x128", optimizer="momentum"),
+        j("torchvision:resnet18"),
+        j("transformers:llama-tiny", "decode", seq=256),
+        j("mobilenet-v3-small", "train", "mobiletl:blocks=3", batch=8),
+        j(f"timm:mobilenetv2_100{ten}", "train", "checkpoint", batch=8, input_size="3x160x160"),
+    )
+    if quick:
+        return few
+    return (
+        *few,
+        j("timm:convnext_atto", "train", batch=4, input_size="3x160x160"),
+        j("torchvision:densenet121", "train", batch=2, input_size="3x128x128"),
+        j("torchvision:vgg11", batch=1),
+        j("mobilenet-v3-small", "train", batch=8),
+        j("transformers:bert-mini", "train", seq=128, batch=4, accumulate=2),
+        j("transformers:mamba-tiny", "prefill", seq=64),
+    )
+
+
+def measure_runtime_memory(
+    device: Device,
+    runtime: str,
+    *,
+    jobs: Sequence[MemoryJob],
+    threads: int = 1,
+    into: Path | None = None,
+    progress: Progress | None = None,
+) -> Device:
+    """`device` with what its runtime has resident, measured in a fresh process a job.
+
+    Args:
+        into: file of measurements (`memory_runs`) that is added to; what it holds is not measured again.
+
+    Raises:
+        CostmodelError: no job could be run.
+    """
+    kept = {} if into is None else read_runs(into).resident
+    runs: dict[MemoryJob, list[Resident]] = {}
+    said = ""
+    for done, job in enumerate(replace(job, threads=threads) for job in jobs):
+        if progress is not None:
+            progress(done, len(jobs), f"memory of {job.name}")
+        try:
+            runs[job] = list(kept.get(job.name, ())) or [measure_rss(job)]
+            if into is not None and job.name not in kept:
+                add_run(into, job, runs[job][0])
+        except CostmodelError as error:
+            said = str(error)
+    if not runs:
+        raise CostmodelError(f"no process could be measured: {said}")
+    return with_runtime_memory(device, runtime, runs)
+
+
+def with_runtime_memory(device: Device, name: str, runs: Mapping[MemoryJob, Sequence[Resident]]) -> Device:
+    """`device` with `resident_bytes` of runtime `name` fitted to fresh processes, by least absolute relative deviations
+    of their peaks from what malloc is simulated to hold, and the interval of what is left of them."""
+    from ..footprint import runtime_parts
+
+    runtime = device.runtime[name]
+    bare = device.model_copy(update={"runtime": {name: runtime.model_copy(update={"resident_bytes": {}})}})
+    peak = np.array([float(np.median([r.peak for r in of_job])) for of_job in runs.values()])
+    shared = np.array([float(np.median([r.shared for r in of_job])) for of_job in runs.values()])
+    found = [largest_of(job, bare, name) for job in runs]
+    tensors = np.array([float(f.footprint.peak_rss - f.footprint.resident["runtime"]) for f in found])
+    parts = [runtime_parts(f.graph) for f in found]
+    own = _fitted(parts, peak - tensors, peak)
+    of_files = _fitted(parts, shared, peak)
+    own.setdefault("default", min(own[p[0]] for p in parts))
+    of_files.setdefault("default", min(of_files[p[0]] for p in parts))
+    left = np.log(peak / (tensors + [sum(own[key] for key in of_job) for of_job in parts]))
+    wide = max(1.2 * float(np.abs(left).max()), 0.05)
+    key = "resident"
+    numbers = {
+        f"{prefix}{part}": Number(value=round(value), kind="measured", source=key)
+        for prefix, values in (("", own), ("shared_", of_files))
+        for part, value in values.items()
+    }
+    interval = Interval(low=-wide, high=wide, cases=len(runs), kind="fitted", source=key)
+    changed = runtime.model_copy(
+        update={"resident_bytes": numbers, "interval": {**runtime.interval, "peak_rss": interval}}
+    )
+    said = (
+        f"peaks of fresh processes of {len(runs)} jobs ({sum(map(len, runs.values()))} runs) less what malloc is "
+        f"simulated to hold (costmodel.measure.runtime_memory); {_versions()}"
+    )
+    return device.model_copy(
+        update={"runtime": {**device.runtime, name: changed}, "sources": {**device.sources, key: said}}
+    )
+
+
+def largest_of(job: MemoryJob, device: Device, runtime: str | None) -> Estimate:
+    """The estimate of whatever has most resident in a process of `job`: to decode, it has filled its cache before."""
+    steps = (job, replace(job, mode="prefill")) if job.mode == "decode" else (job,)
+    found = [estimate(step.trace(), device, runtime=runtime, threads=step.threads) for step in steps]
+    return max(found, key=lambda e: e.memory.peak_rss.point)
+
+
+def _fitted(parts: Sequence[Sequence[str]], value: F8, scale: F8) -> dict[str, float]:
+    """Bytes of each part, none negative, whose sums are nearest to `value` in units of `scale`."""
+    keys = list(dict.fromkeys(key for of_job in parts for key in of_job))
+    has = np.array([[key in of_job for key in keys] for of_job in parts], float)
+    n, k, unit = len(value), len(keys), 1e8
+    answer = linprog(
+        np.concatenate((np.zeros(k), unit / scale, unit / scale)),
+        A_eq=np.hstack((has, np.eye(n), -np.eye(n))),
+        b_eq=value / unit,
+        bounds=[(0, None)] * (k + 2 * n),
+    )
+    if answer.x is None:  # it always has a solution
+        raise CostmodelError(f"the memory of the runtime cannot be fitted: {answer.message}")
+    return dict(zip(keys, map(float, answer.x[:k] * unit)))
+
+
+def _versions() -> str:
+    from importlib.metadata import version
+    from importlib.util import find_spec
+
+    names = ("torch", "timm", "torchvision", "transformers", "numba")
+    return ", ".join(f"{name} {version(name)}" for name in names if find_spec(name) is not None)
