@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from costmodel.core.cpu import price_cpu, sweep_cpu
 from costmodel.core.energy import op_energy
-from costmodel.core.gpu import price_gpu
+from costmodel.core.gpu import price_gpu, utilisation
 from costmodel.core.table import F8, UNITS, CpuRates, GpuRates, OpTable
 from costmodel.core.timeline import two_queues
 from costmodel.core.traffic import reuse_distance
@@ -178,3 +178,16 @@ def test_twins_agree_without_the_compiler() -> None:
     env = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stdout[-2000:]
+
+
+@given(st.floats(1.0, 1e8), st.floats(1.0, 1e5), st.floats(1.0, 200.0), st.floats(1.0, 30.0), st.floats(0.0, 0.5))
+@settings(max_examples=200, deadline=None)
+def test_more_sms_help_only_blocks_that_wait(outputs: float, sums: float, sms: float, more: float, loss: float) -> None:
+    """SMs come with what they compute: time is work over (SMs · utilisation), and falls only while blocks wait."""
+    rates = make_gpu(np.random.default_rng(0))._replace(loss=np.full(KINDS, loss))
+    work = 2.0 * outputs * sums
+    few, many = (n * utilisation(outputs, work, 0, rates._replace(sms=n)) for n in (sms, sms * more))
+    assert few <= many * (1 + 1e-12)
+    blocks = max(outputs / rates.least_tile, 1.0) * max(sums / rates.depth, 1.0)
+    if blocks <= sms and outputs <= rates.tile * sms:
+        assert many == pytest.approx(few)

@@ -90,7 +90,7 @@ def test_a_serial_share_is_found_again() -> None:
         Row(Run(r.run.model, "infer", float(t)), r.seconds) for r, t in zip(rows.rows, 0.75 * parallel + 0.25 * serial)
     ]
     truth = Table(rows.device, rows.runtime, tuple(measured), rows.roofline, {})
-    threaded = Threaded(suite_board(), 4, truth, parallel, serial)
+    threaded = Threaded(suite_board(), 4, truth, parallel, serial, rows.roofline)
     assert threaded.best() == pytest.approx(true)
     assert threaded.at(true) == pytest.approx(truth.measured)
 
