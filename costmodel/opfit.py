@@ -2,9 +2,9 @@
 
     t = overhead + Σ a_j · f_j(shape) + Σ levels (c_level · code + r_level · bytes read + w_level · bytes written)
 
-Each point was timed hot, between other ops, warm and cold, which tells where its code came from (c: the share of it
-that a level serves) and where its data did. Non-negative least squares on relative errors, reweighted towards least
-absolute deviations.
+Each point was timed hot, between other ops, warm and cold (or hot and in rotation with other layers), which tells where
+its code came from (c: the share of it that a level serves) and where its data did. Non-negative least squares on
+relative errors, reweighted towards least absolute deviations.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ __all__ = ["LEVELS", "Point", "fit_kinds", "fit_whole", "points_of"]
 
 # Levels with fitted rates; what L2 serves is part of the terms.
 LEVELS = ("L3", "dram")
-_STATES = ("hot", "between", "warm", "cold")
+_STATES = ("hot", "between", "warm", "cold", "rotated")
 # Which quantile of a state's repeats counts: few repeats, so nearer the middle than that of whole steps.
-_QUANTILE = {"hot": 0.3, "between": 0.4, "warm": 0.5, "cold": 0.5}
+_QUANTILE = {"hot": 0.3, "between": 0.4, "warm": 0.5, "cold": 0.5, "rotated": 0.4}
 # Effective sizes that the fit chooses from: a cache shared with neighbours holds less than its datasheet says.
 _CAPACITIES = {"L2": (0.5e6, 0.7e6, 1.0e6, 1.5e6, 2.0e6), "L3": (4e6, 8e6, 12e6, 16e6, 24e6, 32e6)}
 # Of the size on the datasheet, at least and at most: isolated ops tell it badly (one machine's L2 as 0.5 to 2 MB, its
@@ -118,14 +118,16 @@ def points_of(raw: Sequence[Mapping[str, Any]], threads: int, flush_bytes: float
                     "between": weight * line["between_bytes"],
                     "warm": weight * flush_bytes,
                     "cold": np.where(fresh, float(line["cold_output"]), 1.0) * flush_bytes,
+                    "rotated": weight * line.get("rotated_bytes", 0.0),
                 },
                 code_away={
                     "hot": 0.0,
                     "between": line["between_bytes"],
                     "warm": flush_bytes,
                     "cold": flush_bytes,
+                    "rotated": 0.0,
                 },
-                seconds={s: float(np.quantile(line[s], _QUANTILE[s])) for s in _STATES if line[s]},
+                seconds={s: float(np.quantile(line[s], _QUANTILE[s])) for s in _STATES if line.get(s)},
                 noise=float(np.quantile(hot, 0.75) / np.quantile(hot, 0.25) - 1.0),
             )
         )

@@ -1,10 +1,14 @@
-"""Isolated ops timed in four states of the caches: what `calibrate` fits.
+"""Isolated ops timed in several states of the caches: what `calibrate` fits.
 
 **hot**: the op again and again. **between**: after a dozen other ops, which leave its code and weights to L3, with the
 activations and the memory of the output touched again: what a model's layer finds. **warm**: the same after 64 MB of
 other data, which leave code and weights to DRAM. **cold**: after the 64 MB, the inputs not touched, and the output's
 memory touched for every other point, which tells reading from writing. The fit separates where code comes from and
 where data do because it sees the states together (LATENCY.md, micro-benchmark design and Next 1).
+
+An op of which a model runs layer after layer and nothing between (generation) is timed hot and **rotated**: copies of
+its weights in turn, as many as make 64 MB. They come from DRAM at the rate that it keeps up, activations and code from
+where the last layer left them. After 64 MB of a plain sum the same op takes up to 1.5 times as long as in generation.
 
 ``python -m costmodel.measure.micro`` is the process that measures: it writes one JSON line a point to a file, and goes
 on where an earlier run was stopped.
@@ -18,7 +22,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +49,7 @@ GENERATORS = {
     **micro_ssm.GENERATORS,
 }
 _REPEATS = {"hot": 9, "between": 4, "warm": 2, "cold": 2}
+_MOST_LAYERS = 64
 
 
 def plan(points: int, train: bool) -> list[tuple[str, int]]:
@@ -169,6 +174,25 @@ def _time_point(call: Call, others: Others, flush: np.ndarray, cold_output: bool
     return result
 
 
+def _time_layers(call: Call, again: Callable[[], tuple[Any, ...]]) -> dict[str, Any]:
+    """Seconds of one layer again and again, and of each of many in turn; the bytes of the others' weights."""
+    own = sum(t.nbytes for i in call.weights for t in _tensors(call.args[i]))
+    layers = [call.args, *(again() for _ in range(min(_MOST_LAYERS, max(-(-FLUSH_BYTES // own), 2)) - 1))]
+    clock = time.perf_counter_ns
+
+    def timed(order: Sequence[tuple[Any, ...]]) -> list[float]:
+        seconds = []
+        for args in order:
+            t0 = clock()
+            call.func(*args)
+            seconds.append((clock() - t0) / 1e9)
+        return seconds
+
+    hot = timed([call.args] * (2 + _REPEATS["hot"]))[2:]
+    timed(layers)
+    return {"hot": hot, "rotated": timed(layers * 2), "rotated_bytes": float(own * (len(layers) - 1))}
+
+
 def _run(path: Path, points: int, train: bool, threads: int, dtype: torch.dtype, seconds: float) -> None:
     """Measure what `path` does not hold yet, a line a point, until done or out of time."""
     torch.set_num_threads(threads)
@@ -189,7 +213,10 @@ def _run(path: Path, points: int, train: bool, threads: int, dtype: torch.dtype,
             described = _describe(call)
             if described is not None:
                 cold_output = seed % 2 == 0
-                timed = _time_point(call, others, flush, cold_output)
+                if call.again is None:
+                    timed = _time_point(call, others, flush, cold_output)
+                else:
+                    timed = _time_layers(call, call.again)
                 state = {"cold_output": cold_output, "between_bytes": others.bytes}
                 line = {"generator": name, "seed": seed, **described, **state, **timed}
                 file.write(json.dumps(line) + "\n")

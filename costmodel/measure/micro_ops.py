@@ -21,11 +21,15 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Call:
-    """One op to time: `func(*args)`; `weights` are the positions in `args` that a model keeps and others evict."""
+    """One op to time: `func(*args)`; `weights` are the positions in `args` that a model keeps and others evict.
+
+    `again` gives other arguments, whose weights lie elsewhere: those of the next layer.
+    """
 
     func: Any
     args: tuple[Any, ...]
     weights: tuple[int, ...] = ()
+    again: Callable[[], tuple[Any, ...]] | None = None
 
 
 class Shapes:

@@ -65,14 +65,17 @@ def _weights(n: int, k: int, bits: int) -> tuple[Tensor, Tensor, Tensor]:
     return panels, torch.full((blocks * PANEL,), k, dtype=torch.int32), columns
 
 
-def _kept(func: Any, args: tuple[Any, ...], weights: tuple[int, ...]) -> Call:
-    """A call whose weights are placed as a quantized model places them."""
-    moved = list(args)
+def _kept(func: Any, args: tuple[Any, ...], weights: tuple[int, ...], layers: bool = False) -> Call:
+    """A call whose weights are placed as a quantized model places them; `layers`: a model runs one after another."""
     flat = [t for i in weights for t in (args[i] if isinstance(args[i], list) else [args[i]])]
-    placed = iter(place(flat))
-    for i in weights:
-        moved[i] = Weights([next(placed) for _ in args[i]]) if isinstance(args[i], list) else next(placed)
-    return Call(func, tuple(moved), weights)
+
+    def again() -> tuple[Any, ...]:
+        moved, placed = list(args), iter(place([t.clone() for t in flat]))
+        for i in weights:
+            moved[i] = Weights([next(placed) for _ in args[i]]) if isinstance(args[i], list) else next(placed)
+        return tuple(moved)
+
+    return Call(func, again(), weights, again if layers else None)
 
 
 def _gemm(m: int, n: int, k: int, bits: int, pair: bool, form: str) -> Call:
@@ -321,7 +324,7 @@ def _mamba_step(s: Shapes, bits: int, wide: bool) -> Call:
     state = _state(batch, kind, blocks, states, 16)
     rotated = bool(bits == 4 or s.pick(True, True, False))
     args = (_small(batch, d), conv, state, _named(step1.WEIGHTS, values), rank, _EPS, bits == 4, wide, rotated)
-    return _kept(step1.mamba_step, args, (1, 2, 3))
+    return _kept(step1.mamba_step, args, (1, 2, 3), layers=True)
 
 
 def step_w8a8(s: Shapes) -> Call:
@@ -359,7 +362,7 @@ def _mamba2_step(s: Shapes, bits: int, wide: bool) -> Call:
     rotated = bool(bits == 4 or s.pick(True, True, False))
     weights = _named(step2.WEIGHTS, values)
     args = (_small(batch, d), conv, state, weights, _EPS, 0.0, float("inf"), bits == 4, wide, rotated)
-    return _kept(step2.mamba2_step, args, (1, 2, 3))
+    return _kept(step2.mamba2_step, args, (1, 2, 3), layers=True)
 
 
 def step2_w8a8(s: Shapes) -> Call:
@@ -452,6 +455,6 @@ _STEPS = (step_w8a8, step_w4a8, step_w4a16, step2_w8a8, step2_w4a8, step2_w4a16)
 GENERATORS: dict[str, tuple[Callable[[Shapes], Call], float, bool]] = {
     "int8_gemm": (int8_gemm, 1.0, False),
     **{f.__name__: (f, 0.7, False) for f in _INFER},
-    **{f.__name__: (f, 1.0, False) for f in _STEPS},
+    **{f.__name__: (f, 1.5, False) for f in _STEPS},
     **{f.__name__: (f, 0.7, True) for f in (fused_scan_backward, fused_ssd_backward, causal_conv_backward)},
 }
