@@ -27,7 +27,7 @@ __all__ = ["Calibration", "calibrate", "host_device", "refit", "refuse_if_busy",
 Progress = Callable[[int, int, str], None]
 
 # Points of isolated ops, and seeds of each synthetic net, by how long one may take.
-_FULL, _QUICK = (3000, 3), (480, 1)
+_FULL, _QUICK = (2800, 3), (480, 1)
 _NETS = ("synthetic-residual", "synthetic-inverted", "synthetic-transformer")
 # One net of each on maps so small that overhead is most of the time.
 _SMALL = "3x42x42"

@@ -110,7 +110,12 @@ def lower(graph: OpGraph, threads: int = 1) -> Lowered:
     known: dict[tuple[object, ...], tuple[Cost, str]] = {}
     costs: list[Cost] = []
     unpriced: Counter[str] = Counter()
+    masked: set[int] = set()
     for name, inputs, outputs, attrs in zip(graph.op_name, graph.op_inputs, graph.op_outputs, graph.op_attrs):
+        if name.startswith("aten::masked_fill") and attrs.get("value") == "-inf":
+            masked.update(outputs)
+        elif name in ("aten::exp", "aten::exp_") and not masked.isdisjoint(inputs):
+            attrs = {**attrs, "masked": True}
         key = (name, *(numbers[t] for t in inputs), -1, *(numbers[t] for t in outputs), repr(attrs))
         found = known.get(key)
         if found is None:

@@ -1,8 +1,7 @@
 """``validate --suite host``: many models on this machine, half of them never looked at while the model was made.
 
-`DEVELOPMENT` may be looked at; it holds what was frozen in an earlier round, less those that have a near relative in it
-(chosen by kinship, no error was considered). `FROZEN` was drawn by the rule of `host_draw` and is run at the end,
-whatever comes out.
+`DEVELOPMENT` and `SECOND_ROUND` may be looked at: they hold what was frozen in earlier rounds. `FROZEN` was drawn by
+the rule of `host_draw` and is run at the end, whatever comes out.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 from ..errors import UnknownName
 from .job import Job
 
-__all__ = ["DEVELOPMENT", "FROZEN", "PARTS", "host_groups", "host_parts", "repeats_file"]
+__all__ = ["DEVELOPMENT", "FROZEN", "PARTS", "SECOND_ROUND", "host_groups", "host_parts", "repeats_file"]
 
 Groups = tuple[tuple[Job, ...], ...]
 
@@ -27,7 +26,8 @@ def _train(*models: str, batch: int = 4, input_size: str | None = None) -> tuple
     return tuple(Job(m, "train", batch=batch, input_size=input_size) for m in models)
 
 
-FROZEN: tuple[Job, ...] = (
+# Drawn by the rule of `host_draw` for the second session, run once while frozen, looked at since.
+SECOND_ROUND: tuple[Job, ...] = (
     Job("timm:resnet32ts", "infer", batch=4),
     Job("timm:cs3darknet_s", "infer", batch=32, input_size="3x192x192"),
     Job("timm:resnet50d", "infer", input_size="3x320x320"),
@@ -89,6 +89,68 @@ FROZEN: tuple[Job, ...] = (
     Job("transformers:mobilebert", "train", batch=2, seq=160, optimizer="momentum"),
 )
 
+FROZEN: tuple[Job, ...] = (
+    Job("timm:dla60", "infer", batch=8, input_size="3x160x160"),
+    Job("timm:resnetv2_50d", "infer", input_size="3x192x192"),
+    Job("timm:selecsls60", "infer", batch=2, input_size="3x320x320"),
+    Job("timm:resnet34d", "infer", input_size="3x128x128"),
+    Job("timm:hgnetv2_b1", "infer", batch=2, input_size="3x128x128"),
+    Job("timm:darknet21", "infer", batch=4, input_size="3x160x160"),
+    Job("timm:mobileone_s2", "infer", batch=2),
+    Job("timm:vgg13_bn", "infer", input_size="3x160x160"),
+    Job("timm:mobilenetv4_conv_small", "infer", batch=2, input_size="3x128x128"),
+    Job("timm:rexnet_100", "infer", batch=4, input_size="3x160x160"),
+    Job("timm:efficientnetv2_rw_t", "infer", batch=4, input_size="3x128x128"),
+    Job("timm:efficientnet_b1", "infer", input_size="3x128x128"),
+    Job("timm:fbnetv3_d", "infer"),
+    Job("timm:efficientnet_es_pruned", "infer", batch=32, input_size="3x128x128"),
+    Job("torchvision:densenet201", "infer", input_size="3x256x256"),
+    Job("timm:xception41", "infer", input_size="3x256x256"),
+    Job("timm:densenet169", "infer", input_size="3x256x256"),
+    Job("timm:dla46_c", "infer", input_size="3x160x160"),
+    Job("timm:regnety_008", "infer"),
+    Job("timm:cspresnext50", "infer", input_size="3x320x320"),
+    Job("timm:edgenext_x_small", "infer", batch=2, input_size="3x192x192"),
+    Job("timm:mambaout_femto", "infer", batch=2),
+    Job("timm:fastvit_sa12", "infer", batch=4, input_size="3x160x160"),
+    Job("timm:convnext_nano", "infer", input_size="3x192x192"),
+    Job("torchvision:vit_b_32", "infer"),
+    Job("timm:xcit_nano_12_p8_224", "infer", batch=4),
+    Job("timm:vit_small_patch16_rope_224", "infer"),
+    Job("timm:vit_little_patch16_reg4_gap_256", "infer"),
+    Job("timm:hiera_tiny_224", "infer"),
+    Job("timm:coatnet_nano_rw_224", "infer"),
+    Job("timm:gmixer_24_224", "infer", batch=2),
+    Job("timm:gmlp_s16_224", "infer"),
+    Job("timm:vit_tiny_r_s16_p8_224", "infer", batch=32),
+    Job("timm:visformer_tiny", "infer", batch=4),
+    Job("timm:efficientvit_b0", "infer"),
+    Job("timm:repvit_m1_5", "infer"),
+    Job("transformers:roberta-base", "infer", seq=192),
+    Job("transformers:pythia-160m", "infer", batch=2, seq=48),
+    Job("transformers:mamba-tiny,hidden_size=256,num_hidden_layers=3", "prefill", batch=2, seq=96),
+    Job("transformers:mamba2-tiny,hidden_size=384,num_heads=24,num_hidden_layers=6", "prefill", batch=2, seq=96),
+    Job("timm:seresnet18", "train", batch=2, input_size="3x256x256", optimizer="adamw"),
+    Job("timm:res2net50_48w_2s", "train", input_size="3x256x256", optimizer="adamw"),
+    Job("timm:hgnetv2_b2", "train", input_size="3x320x320", optimizer="momentum"),
+    Job("timm:resnetaa34d", "train", optimizer="adamw"),
+    Job("timm:mobileone_s3", "train", batch=2, optimizer="momentum"),
+    Job("timm:repvgg_b0", "train", batch=2, input_size="3x192x192"),
+    Job("timm:ghostnetv2_130", "train", batch=16, input_size="3x128x128", optimizer="momentum"),
+    Job("timm:mobilenetv2_075", "train", batch=32, input_size="3x160x160", optimizer="adamw"),
+    Job("timm:starnet_s2", "train", batch=4, input_size="3x192x192"),
+    Job("timm:starnet_s3", "train", batch=2, input_size="3x192x192", optimizer="momentum"),
+    Job("timm:ese_vovnet19b_dw", "train", batch=2, input_size="3x192x192", optimizer="adamw"),
+    Job("torchvision:shufflenet_v2_x1_5", "train", input_size="3x320x320"),
+    Job("timm:regnety_016", "train", batch=2, input_size="3x128x128", optimizer="adamw"),
+    Job("timm:mambaout_kobe", "train", batch=4, optimizer="adamw"),
+    Job("timm:crossvit_tiny_240", "train", batch=2, optimizer="momentum"),
+    Job("timm:crossvit_small_240", "train"),
+    Job("timm:efficientformerv2_s0", "train"),
+    Job("timm:efficientformerv2_s1", "train", batch=2, optimizer="momentum"),
+    Job("transformers:distilbert", "train", batch=2, seq=48, optimizer="adamw"),
+)
+
 DEVELOPMENT: tuple[Job, ...] = (
     *_infer(
         "timm:resnet18", "timm:resnet50", "timm:mobilenetv2_100", "timm:mobilenetv3_large_100",
@@ -141,13 +203,14 @@ def _changed(jobs: tuple[Job, ...], **change: Any) -> tuple[Job, ...]:
 
 PARTS: dict[str, tuple[Job, ...]] = {
     "development": DEVELOPMENT,
+    "second-round": SECOND_ROUND,
     "frozen": FROZEN,
     "bfloat16": _changed(_MIXED, dtype="bfloat16"),
     "channels-last": _changed(_IMAGES, layout="channels_last"),
     "default-allocator": _changed(_MIXED, allocator="default"),
     "two-threads": _changed(_MIXED, threads=2),
 }
-_SEVERAL = {"all": ("development", "frozen"), "variants": tuple(PARTS)[2:]}
+_SEVERAL = {"all": ("development", "frozen"), "variants": tuple(PARTS)[3:]}
 
 
 def host_parts(text: str) -> tuple[str, ...]:
