@@ -66,7 +66,7 @@ def _weights(n: int, k: int, bits: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _kept(func: Any, args: tuple[Any, ...], weights: tuple[int, ...], layers: bool = False) -> Call:
-    """A call whose weights are placed as a quantized model places them; `layers`: a model runs one after another."""
+    """A call whose weights are placed as a quantized model places them; `layers`: after other weights, a token's."""
     flat = [t for i in weights for t in (args[i] if isinstance(args[i], list) else [args[i]])]
 
     def again() -> tuple[Any, ...]:
@@ -86,7 +86,7 @@ def _gemm(m: int, n: int, k: int, bits: int, pair: bool, form: str) -> Call:
     args: tuple[Any, ...] = (_bytes(*shape), *_weights(n, k, bits), rows, n, pair)
     if form == "add":
         args = (*args, _ones(1, m, n))
-    return _kept(getattr(module, f"gemm_int{bits}{suffix}"), args, (1, 2, 3))
+    return _kept(getattr(module, f"gemm_int{bits}{suffix}"), args, (1, 2, 3), layers=m == 1)
 
 
 def _gemm_sizes(s: Shapes, multiple: int, rows: tuple[float, float]) -> tuple[int, int, int]:
@@ -130,7 +130,7 @@ def int4_gemv_wide(s: Shapes) -> Call:
 
 def _linear_f16(m: int, n: int, k: int) -> Call:
     panels = _ones(-(-n // PANEL), k, PANEL, dtype=torch.float16)
-    return _kept(linear_f16.linear_f16, (_small(1, m, k), panels, n), (1,))
+    return _kept(linear_f16.linear_f16, (_small(1, m, k), panels, n), (1,), layers=m == 1)
 
 
 def f16_gemv(s: Shapes) -> Call:
