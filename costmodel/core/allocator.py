@@ -19,7 +19,9 @@ from .blocks import (
     NONE,
     discard,
     free_segments,
+    list_free,
     make_block,
+    mark_free,
     merge_free,
     new_blocks,
     pick,
@@ -264,6 +266,9 @@ def glibc_malloc(event: I8, size: I8, rules: Malloc) -> Held:
     block, head, number = new_blocks(4 * e + 8, 32 + rules.alignment + 48)
     state = np.array([0, 0, NONE, 0, rules.trim_threshold, 0])
     fast = np.empty(4 * e + 8, np.int64)
+    # What the last chunk left of a free one: listed before the next search, because until then its neighbour, the end
+    # of what was aligned, has mostly merged with it.
+    left = NONE
     mapped, mapped_resident, next_map = np.int64(0), np.int64(0), np.int64(1) << 46
     mmap_threshold = rules.mmap_threshold
     row_of, where = np.full(size.shape[0], NONE), np.full(size.shape[0], NONE)
@@ -294,6 +299,9 @@ def glibc_malloc(event: I8, size: I8, rules: Malloc) -> Held:
             need = chunk + rules.alignment + 48  # room to align in
             if need >= _LARGE:
                 _empty_fast(block, head, number, state, fast)
+            if left != NONE:
+                list_free(block, head, number, left)
+                left = NONE
             s = pick(block, head, number, need)
             if s == NONE and state[_END] - state[_TOP] < need + 32 and need >= mmap_threshold:
                 map_of[b] = _round_up(need + 8, PAGE)
@@ -305,7 +313,8 @@ def glibc_malloc(event: I8, size: I8, rules: Malloc) -> Held:
                 if s == NONE:
                     s = _cut_top(block, number, state, need, rules.top_pad)
                 elif block[s, LENGTH] >= need + 32:
-                    put_free(block, head, number, split(block, number, s, need))
+                    left = split(block, number, s, need)
+                    mark_free(block, left)
                 s = _align(block, head, number, state, fast, s, chunk, rules.alignment)
                 row_of[b] = s
                 where[b] = block[s, ADDRESS] + 16
@@ -379,7 +388,7 @@ def _empty_fast(block: I8, head: I4, number: I8, state: I8, fast: I8) -> None:
     state[_FAST] = 0
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _free_chunk(block: I8, head: I4, number: I8, state: I8, s: int) -> int:
     """Give a chunk back: it grows over its free neighbours, or becomes part of the top; bytes of what it became."""
     merge_free(block, head, number, s)

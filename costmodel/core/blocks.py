@@ -8,7 +8,8 @@ Three arrays hold it all; they are passed one by one, because taking an array ou
 operations, more than all else here.
 
 * ``block`` (m, 8): a row a block, columns `ADDRESS`, `LENGTH`, `BEFORE` and `AFTER` (rows of the neighbours, `NONE` at
-  an end of a segment), `IS_FREE`, and the links of its class's list; eight, so that a row is a cache line.
+  an end of a segment), `IS_FREE`, the links of its class's list, and the class, `NONE` for a free block that is in no
+  list; eight, so that a row is a cache line.
 * ``head`` (1664,): the first block of each class, `NONE` if it has none.
 * ``number`` (56,): rows ever used, the first of the chain of emptied rows (linked by `AFTER`), the shortest length that
   can be picked, the bitmap of powers, and those of the classes of each power.
@@ -23,11 +24,12 @@ from .table import I4, I8
 
 __all__ = [
     "ADDRESS", "AFTER", "BEFORE", "IS_FREE", "LENGTH", "NONE",
-    "discard", "free_segments", "make_block", "merge_free", "new_blocks", "pick", "put_free", "split", "take_free",
+    "discard", "free_segments", "list_free", "make_block", "mark_free", "merge_free", "new_blocks", "pick", "put_free",
+    "split", "take_free",
 ]  # fmt: skip
 
 NONE = -1
-ADDRESS, LENGTH, BEFORE, AFTER, IS_FREE, _NEXT, _PREVIOUS = range(7)
+ADDRESS, LENGTH, BEFORE, AFTER, IS_FREE, _NEXT, _PREVIOUS, _CLASS = range(8)
 _USED, _EMPTIED, _LEAST, _POWERS, _CLASSES = range(5)
 _MOST_POWER = 52
 # A float64: 52 bits of mantissa below an exponent with this bias.
@@ -117,11 +119,24 @@ def _lowest(bits: int) -> int:
 @njit(cache=True, inline="always")
 def put_free(block: I8, head: I4, number: I8, b: int) -> None:
     """Put a block among the free ones."""
-    block[b, IS_FREE] = 1
+    mark_free(block, b)
+    list_free(block, head, number, b)
+
+
+@njit(cache=True, inline="always")
+def mark_free(block: I8, b: int) -> None:
+    """Say that a block is free: its neighbours may merge with it, but it is not picked before `list_free`."""
+    block[b, IS_FREE], block[b, _CLASS] = 1, NONE
+
+
+@njit(cache=True, inline="always")
+def list_free(block: I8, head: I4, number: I8, b: int) -> None:
+    """Put a block that was only marked among those that can be picked; nothing if it has merged since, or is short."""
     length, address = block[b, LENGTH], block[b, ADDRESS]
-    if length < number[_LEAST]:
+    if length < number[_LEAST] or not block[b, IS_FREE] or block[b, _CLASS] != NONE:
         return
     c = _class_of(length)
+    block[b, _CLASS] = c
     before, after = NONE, int(head[c])
     if after == NONE:
         number[_POWERS] |= 1 << (c >> _FINE)
@@ -141,9 +156,10 @@ def put_free(block: I8, head: I4, number: I8, b: int) -> None:
 
 @njit(cache=True, inline="always")
 def take_free(block: I8, head: I4, number: I8, b: int) -> None:
-    """Take a block from the free ones; its length must be that it was put there with."""
+    """Take a block from the free ones."""
     block[b, IS_FREE] = 0
-    if block[b, LENGTH] < number[_LEAST]:
+    c = block[b, _CLASS]
+    if c == NONE:
         return
     before, after = block[b, _PREVIOUS], block[b, _NEXT]
     if after != NONE:
@@ -151,7 +167,6 @@ def take_free(block: I8, head: I4, number: I8, b: int) -> None:
     if before != NONE:
         block[before, _NEXT] = after
         return
-    c = _class_of(block[b, LENGTH])
     head[c] = after
     if after == NONE:
         number[_CLASSES + (c >> _FINE)] ^= 1 << (c & 31)
