@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper
 
 from . import kernels as _kernels  # noqa: F401  registers our custom ops, so that saved models resolve them
 from .errors import CaptureError, CostmodelError
-from .fakes import DATA_DEPENDENT, Values, fake_inputs, fake_model
+from .fakes import DATA_DEPENDENT, NumbersRead, Values, fake_inputs, fake_model
 from .graph import GraphMeta, OpGraph
 from .inplace import accumulate_in_place
 from .models.step import Loss, Step, as_call, make_step
@@ -354,7 +354,7 @@ def _record(
             recorder.paused = before
 
     step.pause = pause
-    with fake, recorder, _module_stack(step.model, recorder), _errors_named(step.model):
+    with fake, recorder, NumbersRead(), _module_stack(step.model, recorder), _errors_named(step.model):
         if step.optimizer is None:
             result = step.forward()
         else:

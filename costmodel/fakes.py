@@ -28,11 +28,13 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
     unset_fake_temporarily,
 )
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from .errors import CaptureError
 
-__all__ = ["DATA_DEPENDENT", "Values", "fake_inputs", "fake_model"]
+__all__ = ["DATA_DEPENDENT", "NumbersRead", "Values", "fake_inputs", "fake_model", "run_unrecorded"]
 
 DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException)
 # Elements up to which a value is given (positions and boxes, not images), up to which one is followed (masks of a
@@ -357,3 +359,53 @@ def fake_inputs(inputs: Any, mode: FakeTensorMode, values: Values | None = None)
         return fake
 
     return pytree.tree_map(convert, inputs)
+
+
+class NumbersRead(TorchFunctionMode):
+    """Numbers that torch takes out of tensors below the dispatcher, from a list of them, are taken out above it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _FROM_NUMBERS:
+            args = pytree.tree_map_only(FakeTensor, _number, args)
+        elif func in _INDEXED:
+            x, index, *rest = args
+            args = (x, tuple(map(_listed, index)) if isinstance(index, tuple) else _listed(index), *rest)
+        return func(*args, **(kwargs or {}))
+
+
+_FROM_NUMBERS = frozenset({torch.tensor})
+_INDEXED = frozenset({Tensor.__getitem__, Tensor.__setitem__})
+
+
+def _number(tensor: FakeTensor) -> Any:
+    return tensor.item() if tensor.dim() == 0 else tensor
+
+
+def _listed(index: Any) -> Any:
+    """An index by a list of numbers, as a tensor of them."""
+    numbers = isinstance(index, (list, tuple)) and index and all(isinstance(i, FakeTensor) for i in index)
+    return torch.stack(list(index)) if numbers and all(i.dim() == 0 for i in index) else index
+
+
+class _Followed(TorchDispatchMode):
+    """Runs every op by `Values`."""
+
+    def __init__(self, values: Values) -> None:
+        super().__init__()
+        self.values = values
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self.values.run(func, args, kwargs or {}, writes=func._schema.is_mutable)
+
+
+def run_unrecorded(model: nn.Module, call: Callable[[Any, Any], Any], inputs: Any) -> Any:
+    """What ``call(model, inputs)`` returns on fake tensors, in evaluation mode: shapes, for no work.
+
+    Raises:
+        DataDependentOutputException, DynamicOutputShapeException: it depends on values that are not known.
+    """
+    mode, values = FakeTensorMode(allow_non_fake_inputs=True), Values()
+    given = fake_inputs(inputs, mode, values)
+    copied = fake_model(model, mode, values).eval()
+    with mode, _Followed(values), NumbersRead(), torch.no_grad():
+        return call(copied, given)

@@ -20,7 +20,7 @@ from ..errors import CostmodelError
 from ._compat import require
 from .inputs import Loaded, Wanted, make_on, refuse, unknown
 from .transformers_inputs import make_inputs
-from .transformers_settings import complete, parts, settings_of
+from .transformers_settings import complete, finish, parts, settings_of
 
 __all__ = ["build", "family_of", "is_class", "names"]
 
@@ -83,6 +83,7 @@ def build(name: str, options: dict[str, Any], wanted: Wanted) -> Loaded:
     config, given = _configure(spec, model_class, settings)
     if layers is not None:
         config = _shallow(config, layers, given)
+    finish(config)
     if hasattr(config, "use_cache"):
         config.use_cache = False  # a cache is part of prefill and decode only, and is asked for there
     try:

@@ -10,6 +10,7 @@ from torch import nn
 from ..errors import CostmodelError
 from .inputs import Wanted, refuse
 from .transformers_makers import MAKERS, Sizes
+from .transformers_media import has_token, with_media
 from .transformers_recipes import recipe_of
 
 __all__ = ["make_inputs"]
@@ -44,6 +45,8 @@ def make_inputs(spec: str, model: nn.Module, config: Any, wanted: Wanted) -> dic
         if maker is None:
             raise CostmodelError(f"{spec} reads {name}, which costmodel makes no example of; use a file.py:function")
         made[name] = maker(sizes)
+    if "input_ids" in made and wanted.mode != "decode" and not recipe:
+        made = with_media(model, sizes, made)
     return made
 
 
@@ -55,8 +58,8 @@ def _companions(model: nn.Module, sizes: Sizes, chosen: list[str]) -> list[str]:
     if "input_ids" in chosen:
         more.append("bbox")
         # an image or a sound that goes beside the text; where it goes into it, it has tokens of its own there
-        more += [] if _has_token(sizes, "image") else _IMAGES[:1]
-        more += [] if _has_token(sizes, "audio") else _SOUNDS
+        more += [] if has_token(sizes, "image") else _IMAGES[:1]
+        more += [] if has_token(sizes, "audio") else _SOUNDS
     elif "pixel_values" in chosen or "input_features" in chosen:
         two_towers = hasattr(model, "text_model") or hasattr(model, "text_decoder") or hasattr(model, "text_encoder")
         more += ["input_ids"] if two_towers else []
@@ -69,8 +72,3 @@ def _companions(model: nn.Module, sizes: Sizes, chosen: list[str]) -> list[str]:
     if "past_values" in chosen and getattr(sizes.config, "is_encoder_decoder", False):
         more += ["future_values", "future_time_features"]
     return more
-
-
-def _has_token(sizes: Sizes, medium: str) -> bool:
-    """Whether the text has a token that stands for a part of an image or of a sound."""
-    return sizes.find(*(f"{medium}_token{end}" for end in ("_id", "_index", ""))) is not None

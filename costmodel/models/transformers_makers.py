@@ -240,6 +240,7 @@ MAKERS: dict[str, Callable[[Sizes], Any]] = {
     "latents": lambda s: s.floats(int(s.find("hidden_size", "latent_dim", default=512)), SEQ),
     "grid_thw": _grid,
     "image_grid_thw": _grid,
+    "video_grid_thw": _grid,
     "image_grid_hw": lambda s: _grid(s)[:, 1:].contiguous(),
     "image_sizes": lambda s: torch.tensor([s.image_size()] * s.batch, device=s.device),
     "feature_attention_mask": lambda s: torch.ones_like(_features(s)[:, 0], dtype=torch.long),

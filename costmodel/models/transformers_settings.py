@@ -13,7 +13,7 @@ from typing import Any
 
 from ._compat import require
 
-__all__ = ["complete", "parts", "settings_of"]
+__all__ = ["complete", "finish", "parts", "settings_of"]
 
 _TEXT = {"is_decoder": True, "add_cross_attention": True}
 _LOCAL = {"rope_type": "default", "rope_theta": 10_000.0}
@@ -118,6 +118,10 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "PPOCRV5ServerDetConfig": _PPOCR,
     "PPOCRV6MediumDetConfig": {**_PPOCR, "backbone_config": _LCNET},
     "PPOCRV6SmallDetConfig": {"backbone_config": _LCNET, "layer_list_out_channels": [96, 96, 192, 384]},
+    "PaliGemmaConfig": {
+        "projection_dim": 3072,
+        "vision_config": {"projection_dim": 3072, "model_type": "siglip_vision_model"},
+    },
     "PerceptionLMConfig": {
         "vision_config": {
             "model_type": "timm_wrapper",
@@ -188,10 +192,24 @@ def complete(config_class: Any, model_name: str, settings: dict[str, Any]) -> tu
     if changed:
         given |= {name: part.to_dict() for name, part in changed.items()}
         config = config_class(**given)
-    _derive(config)
     if model_name.endswith("ForSequenceClassification") and getattr(config, "pad_token_id", 0) is None:
-        config.pad_token_id = 0  # by which the end of each sequence of a batch is found
+        given["pad_token_id"] = config.pad_token_id = 0  # by which the end of each sequence of a batch is found
     return config, given
+
+
+def finish(config: Any) -> None:
+    """Fill in what a configuration leaves to be derived, and make an encoder's output as wide as the text is."""
+    for part in (config, *(part for _, part in parts(config))):
+        _derive(part)
+    named = dict(parts(config))
+    text, vision = named.get("text_config"), named.get("vision_config")
+    width = getattr(text, "hidden_size", None)
+    if type(width) is int and vision is not None:
+        for name in ("out_hidden_size", "text_hidden_size"):
+            if type(getattr(vision, name, None)) is int:
+                setattr(vision, name, width)
+        if "embed_dim" in vars(vision) and "hidden_size" in vars(vision):  # of Qwen2-VL: in, and out
+            vision.hidden_size = width
 
 
 def parts(config: Any) -> list[tuple[str, Any]]:
@@ -211,11 +229,10 @@ def _completed(config: Any) -> Any:
 
 
 def _derive(config: Any) -> None:
-    """Fill in what a configuration leaves to be derived and its model then reads as it is."""
-    for _, part in [("", config), *parts(config)]:
-        heads, width = getattr(part, "num_attention_heads", None), getattr(part, "hidden_size", None)
-        if type(heads) is int and type(width) is int and heads and width % heads == 0:
-            if vars(part).get("head_dim", 0) is None:
-                part.head_dim = width // heads
-            if vars(part).get("num_key_value_heads", 0) is None:
-                part.num_key_value_heads = heads
+    """Widths and numbers of heads that the model reads as they are."""
+    heads, width = getattr(config, "num_attention_heads", None), getattr(config, "hidden_size", None)
+    if type(heads) is int and type(width) is int and heads and width % heads == 0:
+        if vars(config).get("head_dim", 0) is None:
+            config.head_dim = width // heads
+        if vars(config).get("num_key_value_heads", 0) is None:
+            config.num_key_value_heads = heads
