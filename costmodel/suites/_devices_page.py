@@ -22,6 +22,8 @@ _WORST = 5
 _NOISE = {
     "i9-10940X": "two torch versions of the table differ by 5 % median, 22 % at p90",
     "ncnn": "minimum of 8 runs; the spread of a row's repeats is 1 to 3 %",
+    "ncnn, A76-class": "855+ and AGX Orin at equal clocks differ by 4 % median, by 13 to 32 % on nets that read DRAM",
+    "ncnn, threads": "the serial share of boards of one core differs by up to 0.35, which no rule can know",
     "Pi 4": "mean of 20 steps, reading images included; no repeats",
     "NeuSight": "mean of the best 5 of 25",
     "timm": "one value a row",
