@@ -636,3 +636,18 @@ def test_mamba_says_nothing_about_cuda_kernels(caplog: pytest.LogCaptureFixture)
     with caplog.at_level(logging.WARNING), torch.no_grad():
         loaded.model(**loaded.kwargs)
     assert not [r for r in caplog.records if "kernel" in r.getMessage().lower()]
+
+
+@pytest.mark.parametrize(
+    ("name", "spec"),
+    [
+        ("ResNet-50", "timm:resnet50"),
+        ("resnet50_v1", "timm:resnet50"),
+        ("vit-b-16", "torchvision:vit_b_16"),
+        ("ViT_Tiny", "timm:vit_tiny_patch16_224"),
+        ("bert-base-uncased", "transformers:bert-base"),
+        ("MobileNetV2", "torchvision:mobilenet_v2"),
+    ],
+)
+def test_names_that_people_write(name: str, spec: str) -> None:
+    assert resolve_alias(name) == spec

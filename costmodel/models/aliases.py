@@ -246,6 +246,14 @@ _MMDEPLOY = [
     _same("shufflenet_v2_x1_0", "torchvision:shufflenet_v2_x1_0"),
 ]
 
+# What people write in files of their own; in lower case, with hyphens.
+_COMMON = [
+    _same("resnet-(?P<k>18|34|50|101|152)(-v1)?|resnet(?P<m>18|34|50|101|152)-v1", "timm:resnet\\g<k>\\g<m>"),
+    _same("vit-(?P<s>tiny|small|base|large)(-patch16)?(-224)?", "timm:vit_\\g<s>_patch16_224"),
+    _same("vit-(?P<s>b|l)-(?P<k>16|32)", "torchvision:vit_\\g<s>_\\g<k>"),
+    _same("bert-(?P<s>base|large)(-(un)?cased)?", "transformers:bert-\\g<s>"),
+]
+
 _RULES: dict[str, list[_Rule]] = {
     "flower-rpi-train": _PI,
     "timm": [_same("(?P<n>.+)", "timm:\\g<n>")],
@@ -327,6 +335,10 @@ def _from_any(name: str) -> Alias:
         raise Unresolvable("a table", name, f"tables mean different nets by it ({listed}); say the source")
     if reasons:
         raise Unresolvable("a table", name, "; ".join(reasons))
+    plain = re.sub(r"[ _-]+", "-", name.lower())
+    for rule in _COMMON:
+        if match := re.fullmatch(rule.pattern, plain):
+            return Alias(_current(match.expand(rule.spec)), rule.note)
     return find_alias(name, "flower-rpi-train")
 
 
