@@ -92,9 +92,8 @@ class Waves(_Strict):
     """How kernels cut a result into blocks for the SMs (`core.gpu.utilisation`).
 
     Attributes:
-        tile_elements: of the result, in one block.
-        least_elements, split_depth: of the result, and products a sum, that a block has at least where kernels cut
-            finer to fill the SMs.
+        tile_elements: of the result, in one block; least_elements, split_depth: elements, and products a sum, that a
+            block has at least where kernels cut finer to fill the SMs.
         loss: share of the SMs that one wave leaves idle, by class with ``default``; at most 0.5.
     """
 
@@ -105,14 +104,9 @@ class Waves(_Strict):
 
     @model_validator(mode="after")
     def _complete(self) -> Waves:
-        if "default" not in self.loss:
-            raise ValueError("loss.default is missing: the share of a class without its own number")
-        if over := [kind for kind, n in self.loss.items() if n.value > 0.5]:
-            raise ValueError(
-                f"loss.{over[0]} is {self.loss[over[0]].value}: at most 0.5, else more SMs would be slower"
-            )
-        least = self.least_elements.value
-        if min(least, self.split_depth.value) < 1.0 or least > self.tile_elements.value:
+        if "default" not in self.loss or max(n.value for n in self.loss.values()) > 0.5:
+            raise ValueError("loss needs a default, and at most 0.5 for any class, else more SMs would be slower")
+        if not 1.0 <= self.least_elements.value <= self.tile_elements.value or self.split_depth.value < 1.0:
             raise ValueError("split_depth must be at least 1, and least_elements from 1 to tile_elements")
         return self
 
