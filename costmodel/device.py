@@ -89,13 +89,8 @@ class Memory(_Strict):
 
 
 class Waves(_Strict):
-    """How kernels cut a result into blocks for the SMs (`core.gpu.utilisation`).
-
-    Attributes:
-        tile_elements: of the result, in one block; least_elements, split_depth: elements, and products a sum, that a
-            block has at least where kernels cut finer to fill the SMs.
-        loss: share of the SMs that one wave leaves idle, by class with ``default``; at most 0.5.
-    """
+    """How kernels cut a result into blocks for the SMs (`core.gpu.utilisation`): elements of a tile; elements and
+    products a sum that a block has at least; share of the SMs that one wave leaves idle, by class with ``default``."""
 
     tile_elements: Number
     least_elements: Number
