@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -56,6 +56,12 @@ class Block:
             if line.startswith("$ ") and self.language == "console"
         ]
 
+    @property
+    def lines(self) -> list[str]:
+        """The commands of a block of ``sh``, which shows none of what they print."""
+        said = (line.partition(" #")[0].strip() for line in self.body.splitlines())
+        return [line for line in said if line] if self.language == "sh" else []
+
 
 def blocks(text: str) -> list[Block]:
     """The fenced blocks of a page, in order."""
@@ -89,8 +95,11 @@ def stage(folder: Path, copy: bool) -> dict[str, str]:
     }
 
 
-def play(text: str, copy: bool = False) -> Iterator[tuple[Block, str, int, str]]:
-    """Write the files of a page and run its commands: (block, command, exit status, what it printed)."""
+def play(text: str, copy: bool = False, left_out: Collection[str] = ()) -> Iterator[tuple[Block, str, int, str]]:
+    """Write the files of a page and run its commands: (block, command, exit status, what it printed).
+
+    Commands that begin with one of `left_out` are not run.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         environment = stage(folder, copy)
@@ -99,7 +108,9 @@ def play(text: str, copy: bool = False) -> Iterator[tuple[Block, str, int, str]]
                 target = folder / block.file
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_text(block.body)
-            for command in block.commands:
+            for command in (*block.commands, *block.lines):
+                if command.startswith(tuple(left_out)):
+                    continue
                 done = subprocess.run(
                     ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=900
                 )
@@ -112,6 +123,8 @@ def rewritten(text: str, copy: bool = False) -> str:
     printed: dict[int, str] = {}
     ends: dict[int, int] = {}
     for block, command, _, output in play(text, copy):
+        if block.lines:
+            continue
         tidy = "".join(line.rstrip() + "\n" for line in output.splitlines()) if output.strip() else ""
         printed[block.start] = printed.get(block.start, "") + f"$ {command}\n{tidy}"
         ends[block.start] = block.end
