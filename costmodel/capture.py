@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper
 
 from . import kernels as _kernels  # noqa: F401  registers our custom ops, so that saved models resolve them
 from .errors import CaptureError, CostmodelError
-from .fakes import DATA_DEPENDENT, NumbersRead, Values, fake_inputs, fake_model
+from .fakes import DATA_DEPENDENT, Values, fake_inputs, fake_model, numbers_read
 from .graph import GraphMeta, OpGraph
 from .inplace import accumulate_in_place
 from .models.step import Loss, Step, as_call, make_step
@@ -307,7 +307,7 @@ def capture(
     faked = fake_inputs(as_call(inputs), fake, recorder.values)
     copied = fake_model(model, fake, recorder.values)
     recorder.paused = True  # what the step needs before it starts: a cache to decode with
-    with fake, recorder, _errors_named(copied):
+    with fake, recorder, _errors_named(copied, recorder.values):
         step = make_step(
             copied,
             faked,
@@ -354,7 +354,13 @@ def _record(
             recorder.paused = before
 
     step.pause = pause
-    with fake, recorder, NumbersRead(), _module_stack(step.model, recorder), _errors_named(step.model):
+    with (
+        fake,
+        recorder,
+        numbers_read(),
+        _module_stack(step.model, recorder),
+        _errors_named(step.model, recorder.values),
+    ):
         if step.optimizer is None:
             result = step.forward()
         else:
@@ -393,7 +399,7 @@ def _train(recorder: Recorder, step: Step) -> Tensor:
 
 
 @contextmanager
-def _errors_named(model: nn.Module) -> Iterator[None]:
+def _errors_named(model: nn.Module, values: Values) -> Iterator[None]:
     """Turn what torch raises under fake tensors into one line that names the op."""
     _FAKE_LOG.disabled = True
     try:
@@ -411,6 +417,12 @@ def _errors_named(model: nn.Module) -> Iterator[None]:
         ) from error
     except Exception as error:  # what the model itself raises: wrong inputs, a mistake in it, an op that torch refuses
         said = str(error).strip().partition("\n")[0]
+        if values.assumed:
+            raise CaptureError(
+                f"{type(model).__name__} reads a tensor's values to decide the sizes of others "
+                f"({', '.join(values.assumed)}), and the largest that they can be do not fit together ({said}); "
+                "trace a part without it"
+            ) from error
         raise CaptureError(f"{type(model).__name__} cannot run this step: {type(error).__name__}: {said}") from error
     finally:
         _FAKE_LOG.disabled = False

@@ -14,7 +14,8 @@ import copy
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -28,13 +29,12 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
     unset_fake_temporarily,
 )
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .errors import CaptureError
 
-__all__ = ["DATA_DEPENDENT", "NumbersRead", "Values", "fake_inputs", "fake_model", "run_unrecorded"]
+__all__ = ["DATA_DEPENDENT", "Values", "fake_inputs", "fake_model", "numbers_read", "run_unrecorded"]
 
 DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException)
 # Elements up to which a value is given (positions and boxes, not images), up to which one is followed (masks of a
@@ -117,12 +117,12 @@ class Values:
     def _follow(self, func: Any, args: Any, kwargs: Any, result: Any, writes: bool) -> None:
         """Compute `func` on the values of its operands, and remember the result if it is small."""
         outputs = result if isinstance(result, (list, tuple)) else (result,)
-        most = min(_MOST_FOLLOWED, self._left)
+        most = min(_MOST_IN_ALL if func.is_view else _MOST_FOLLOWED, self._left)  # a view of a value is no copy of it
         if not all(isinstance(t, FakeTensor) and t.numel() <= most and t.device.type == "cpu" for t in outputs):
             if writes:
                 self._forget(args)
             return
-        self._left -= sum(t.numel() for t in outputs)
+        self._left -= 0 if func.is_view else sum(t.numel() for t in outputs)
         if writes and not all(isinstance(a, FakeTensor) for a in args if isinstance(a, Tensor)):
             return  # a tensor of the user's: it is not ours to write
         value = self._compute(func, args, kwargs)
@@ -361,30 +361,24 @@ def fake_inputs(inputs: Any, mode: FakeTensorMode, values: Values | None = None)
     return pytree.tree_map(convert, inputs)
 
 
-class NumbersRead(TorchFunctionMode):
-    """Numbers that torch takes out of tensors below the dispatcher, from a list of them, are taken out above it."""
+@contextmanager
+def numbers_read() -> Iterator[None]:
+    """Numbers that ``torch.tensor`` takes out of a list of tensors below the dispatcher are taken out above it.
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _FROM_NUMBERS:
-            args = pytree.tree_map_only(FakeTensor, _number, args)
-        elif func in _INDEXED:
-            x, index, *rest = args
-            args = (x, tuple(map(_listed, index)) if isinstance(index, tuple) else _listed(index), *rest)
-        return func(*args, **(kwargs or {}))
+    A mode of torch functions would see them too, and would keep modules off the fused paths that they take in a run.
+    """
+    plain = torch.tensor
 
+    def tensor(data: Any, *args: Any, **kwargs: Any) -> Tensor:
+        if isinstance(data, (list, tuple)):
+            data = pytree.tree_map_only(FakeTensor, lambda t: t.item() if t.dim() == 0 else t, data)
+        return plain(data, *args, **kwargs)
 
-_FROM_NUMBERS = frozenset({torch.tensor})
-_INDEXED = frozenset({Tensor.__getitem__, Tensor.__setitem__})
-
-
-def _number(tensor: FakeTensor) -> Any:
-    return tensor.item() if tensor.dim() == 0 else tensor
-
-
-def _listed(index: Any) -> Any:
-    """An index by a list of numbers, as a tensor of them."""
-    numbers = isinstance(index, (list, tuple)) and index and all(isinstance(i, FakeTensor) for i in index)
-    return torch.stack(list(index)) if numbers and all(i.dim() == 0 for i in index) else index
+    torch.tensor = tensor
+    try:
+        yield
+    finally:
+        torch.tensor = plain
 
 
 class _Followed(TorchDispatchMode):
@@ -407,5 +401,5 @@ def run_unrecorded(model: nn.Module, call: Callable[[Any, Any], Any], inputs: An
     mode, values = FakeTensorMode(allow_non_fake_inputs=True), Values()
     given = fake_inputs(inputs, mode, values)
     copied = fake_model(model, mode, values).eval()
-    with mode, _Followed(values), NumbersRead(), torch.no_grad():
+    with mode, _Followed(values), numbers_read(), torch.no_grad():
         return call(copied, given)

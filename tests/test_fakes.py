@@ -190,3 +190,56 @@ def test_mixtures_of_experts_trace_in_float32() -> None:
     flops = [c.flops for c, n in zip(lowered.costs, graph.op_name) if n == "aten::_grouped_mm"]
     assert flops[0] == 2 * 6 * 16 * 8, "each row meets one expert"
     assert flops[1] == 2 * 6 * 16 * 8, "and so does each row of a weight's gradient"
+
+
+class Checked(nn.Module):
+    """Checks that a healthy step passes: of finite numbers, of the library of distributions, of torch itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inner(x)
+        if not torch.isfinite(y).all() or torch.isnan(y).any() or torch.isinf(y).any():
+            y = y.clamp(-1, 1).exp().sin()
+        torch._check_tensor_all(y >= y.min(), lambda: "below the least")
+        return torch.distributions.Normal(y, torch.nn.functional.softplus(y)).mean
+
+
+def test_a_step_that_runs_through_has_passed_its_own_checks() -> None:
+    model, x = Checked(), torch.randn(3, 4)
+    graph = capture(model, x)
+    assert Counter(graph.op_name) == {n: c for n, c in counted(model, x).items() if n in set(graph.op_name)}
+    assert "aten::sin" not in graph.op_name
+    assert graph.meta.assumed == "", "no size depends on it"
+
+
+class Branch(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sin() if (x > 0).all() else x.cos()
+
+
+def test_a_branch_by_an_activation_is_still_refused() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), Branch())
+    with pytest.raises(CaptureError, match="reads a tensor's values to decide"):
+        capture(model, torch.randn(2, 4))
+
+
+class FromList(nn.Module):
+    def forward(self, x: Tensor, counts: Tensor) -> Tensor:
+        longest = torch.tensor([counts[0] * 2, counts[1], 1]).max()
+        return x[: int(longest)].exp()
+
+
+def test_numbers_that_torch_takes_out_of_lists_of_tensors_are_known() -> None:
+    plain = torch.tensor
+    graph = capture(FromList(), (torch.randn(20, 4), torch.tensor([3, 5])))
+    assert graph.tensor_shape[graph.op_outputs[graph.op_name.index("aten::exp")][0]] == (6, 4)
+    assert torch.tensor is plain
+
+
+def test_modules_keep_the_fused_paths_that_they_take_in_a_run() -> None:
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    graph = capture(layer, torch.randn(2, 5, 16))
+    assert "aten::_transformer_encoder_layer_fwd" in graph.op_name

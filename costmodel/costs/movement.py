@@ -396,7 +396,7 @@ FORMULAS: dict[str, Callable[[OpSpec], Cost]] = {
     **_named("select_backward slice_backward diagonal_backward unfold_backward select_scatter slice_scatter "
              "diagonal_scatter as_strided_scatter value_selecting_reduction_backward", scatter_slice),
     **_named("index index_select gather take take_along_dim masked_select _unsafe_index _index_select "
-             "_unsafe_masked_index", index_read),
+             "_unsafe_masked_index masked_scatter_backward", index_read),
     **_named("index_put index_put_ _index_put_impl_ _unsafe_index_put index_add index_add_ index_copy index_copy_ "
              "index_fill index_fill_ scatter scatter_ scatter_add scatter_add_ scatter_reduce scatter_reduce_ "
              "index_reduce index_reduce_ put_ put masked_scatter masked_scatter_ _unsafe_masked_index_put_accumulate",

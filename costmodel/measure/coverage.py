@@ -37,11 +37,12 @@ __all__ = ["CLASSES", "MODES", "Case", "Result", "cases", "examine", "load_resul
 LIBRARIES = ("timm", "torchvision", "transformers")
 MODES = ("infer", "train")
 SHALLOW = ",layers=2"  # a small configuration: two layers a stack, at the published width
-# Why something is not traced. Only the last is ours to put right.
+# Why something is not traced. Only the last is a bug of ours.
 CLASSES = {
     "data": "data-dependent control flow: which ops run depends on a tensor's values",
     "custom op": "a compiled or CUDA-only op that has no implementation here",
     "extra": "needs a library that is not installed",
+    "inputs": "takes an object of the library's own (a session, a cache, a record), which no example is made of",
     "no training": "cannot be trained as it is: the library's own code or an op has no backward",
     "library": "the library's own code fails, on real tensors too",
     "limit": "over the time or the memory of a case",
@@ -287,10 +288,11 @@ def _elements(shape: tuple[int, ...]) -> int:
 # Library code that says that it cannot run like this; matched in the message, each to a class of `CLASSES`.
 _SAID = (
     ("data", "*reads a tensor's values*"),
-    ("data", "*but its data is not allocated yet*"),
+    ("data", "*but its data is not allocated yet*"),  # numbers taken out of tensors below the dispatcher
     ("custom op", "*has no fake implementation*"),
     ("extra", "*requires the * library*"),
     ("extra", "*No module named*"),
+    ("inputs", "*which costmodel makes no example of*"),
     ("library", "*builds no model*"),
     ("library", "*cannot be built with {}*"),
     ("no training", "*has nothing to train*"),

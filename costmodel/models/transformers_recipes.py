@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import CostmodelError
 from .transformers_makers import FRAMES, GRID, MAKERS, SEQ, Sizes
 
 __all__ = ["RECIPES", "recipe_of"]
@@ -22,6 +23,13 @@ Recipe = dict[str, Callable[[Sizes], Any] | None]
 def recipe_of(name: str, kind: str) -> Recipe:
     """The recipe of a model class, else of its kind; empty for most."""
     return RECIPES.get(name, RECIPES.get(kind, {}))
+
+
+def _no_example(name: str) -> Callable[[Sizes], Any]:
+    def refuse(s: Sizes) -> Any:
+        raise CostmodelError(f"{s.name} reads {name}, which costmodel makes no example of; use a file.py:function")
+
+    return refuse
 
 
 def _half_height(s: Sizes) -> Tensor:
@@ -125,6 +133,7 @@ RECIPES: dict[str, Recipe] = {
     },
     "Blip2QFormerModel": {"encoder_hidden_states": lambda s: s.floats(257, int(s.find("encoder_hidden_size")))},
     "DeepseekOcr2VisionModel": {"pixel_values": lambda s: s.floats(3, 1024, 1024)},
+    "DiffusionGemmaDecoderModel": {"past_key_values": _no_example("past_key_values")},
     "Dots3NoteAudioModel": {
         "input_features": _bins_first(128, 3000),
         "chunk_sample_lengths": lambda s: torch.full((s.batch,), 480_000, device=s.device),

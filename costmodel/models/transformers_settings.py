@@ -68,6 +68,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "num_attention_heads": 14,
         "num_key_value_heads": 2,
         "num_hidden_layers": 24,
+        "layer_types": None,
     },
     "DeepseekV2Config": {"num_experts_per_tok": 6},
     "DiffusionGemmaTextConfig": {"num_experts": 128, "top_k_experts": 8, "moe_intermediate_size": 704},
