@@ -40,7 +40,7 @@ _MIN_POINTS = 4
 # A class with one of these suffixes shrinks to the class without it.
 _VARIANTS = ("_channels_last", "_in_place")
 # Weight of the prior of a rate, as a share of the weight of all rows.
-_PRIOR = 0.05
+_PRIOR = 0.3
 # A rate of one kind is at most this many times that of all.
 _MOST = 4.0
 
@@ -231,7 +231,7 @@ def _held_out(problem: _Problem, prior: F8 | None, strength: float) -> float:
 def _fit_one(points: Sequence[Point], capacity: Mapping[str, float], prior: Mapping[str, float]) -> KindFit:
     problem = _problem(points, capacity)
     wanted = np.array([prior.get(c, np.nan) for c in problem.columns])
-    x = _solve(problem.features, problem.seconds, wanted, 0.3)
+    x = _solve(problem.features, problem.seconds, wanted, _PRIOR)
     value = dict(zip(problem.columns, (float(v) for v in x)))
     return KindFit(
         overhead_s=value["overhead"],

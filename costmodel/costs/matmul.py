@@ -1,8 +1,8 @@
 """Matrix products: `mm`, `addmm`, `bmm`, `linear` and their kin (a backward matmul is a matmul).
 
 Two FLOPs a multiply-add; a bias is not counted. Kinds: ``gemm_nn``, ``gemm_nt``, ``gemm_tn``, ``gemm_tt`` (how the two
-operands lie, read off their strides), ``gemm_skinny`` (at most 16 rows, or columns of a product that is computed
-transposed), ``gemv`` (one row), ``bmm`` and ``dot``.
+operands lie, read off their strides; ``_wide`` with the columns of a vocabulary), ``gemm_skinny`` (at most 16 rows, or
+columns of a product that is computed transposed), ``gemv`` (one row), ``bmm`` and ``dot``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ __all__ = ["FORMULAS", "blas_copy_bytes", "gemm_kind", "gemm_terms", "matmul_cos
 LANES = 16
 PANEL_M, PANEL_N = 12, 32
 SKINNY_ROWS = 16
+WIDE = 8192  # columns beyond which a product is one of a vocabulary: its weights and results fit no cache
 
 
 def gemm_terms(m: int, n: int, k: int, batch: int = 1) -> dict[str, float]:
@@ -93,7 +94,8 @@ def gemm_kind(m: int, n: int, a: TensorSpec, b: TensorSpec, batch: int = 1) -> s
         return "gemv"
     if m <= SKINNY_ROWS:
         return "gemm_skinny"
-    return f"gemm_{'t' if transposed(a) else 'n'}{'t' if transposed(b) else 'n'}"
+    wide = "_wide" if n >= WIDE else ""
+    return f"gemm_{'t' if transposed(a) else 'n'}{'t' if transposed(b) else 'n'}{wide}"
 
 
 def blas_copy_bytes(t: TensorSpec) -> int:

@@ -14,9 +14,19 @@ __all__ = ["GENERATORS"]
 _CHANNELS_LAST = 0.3
 
 
-def _conv(s: Shapes, c: int, o: int, h: int, k: int, stride: int, groups: int, b: int | None = None) -> Call:
+def _conv(
+    s: Shapes,
+    c: int,
+    o: int,
+    h: int,
+    k: int,
+    stride: int,
+    groups: int,
+    b: int | None = None,
+    last: float = _CHANNELS_LAST,
+) -> Call:
     x = s.tensor(s.batch() if b is None else b, c, h, h)
-    if s.rng.random() < _CHANNELS_LAST:
+    if s.rng.random() < last:
         x = x.contiguous(memory_format=torch.channels_last)
     w = s.tensor(o, c // groups, k, k)
     pad = k // 2 if k < 8 else 0
@@ -98,6 +108,12 @@ def conv_depthwise(s: Shapes) -> Call:
     return _conv(s, c, c, h, s.pick(3, 3, 5, 7), 1, c)
 
 
+def conv_depthwise_7(s: Shapes) -> Call:
+    """Of blocks that mix space by one large kernel between norms over channels."""
+    _, c, h = s.image(2e6)
+    return _conv(s, c, c, h, 7, 1, c, last=0.7)
+
+
 def conv_depthwise_strided(s: Shapes) -> Call:
     _, c, h = s.image(2e6)
     return _conv(s, c, c, h, s.pick(3, 3, 3, 5, 7), 2, c)
@@ -124,13 +140,12 @@ def _backward_of(forward: Callable[[Shapes], Call]) -> Callable[[Shapes], Call]:
     return conv_backward
 
 
-_CONVS = (conv_pointwise, conv_direct, conv_im2col, conv_1x1_strided, conv_stem, conv_depthwise,
+_CONVS = (conv_pointwise, conv_direct, conv_im2col, conv_1x1_strided, conv_stem, conv_depthwise, conv_depthwise_7,
           conv_depthwise_strided, conv_grouped, conv_1x1, conv_by_group, conv_grouped_gemm, conv_rows)  # fmt: skip
+_INFERENCE = (3.0, 4.0, 1.5, 1.2, 2.0, 2.7, 0.6, 2.0, 2.5, 1.8, 1.0, 1.0, 0.8)
+_TRAINING = (3.0, 4.0, 1.0, 1.7, 2.0, 3.5, 1.5, 2.0, 4.0, 1.8, 0.8, 0.8, 0.7)
 # As in `micro_ops`: share of the points, and whether only training runs it.
 GENERATORS: dict[str, tuple[Callable[[Shapes], Call], float, bool]] = {
-    **{f.__name__: (f, w, False) for f, w in zip(_CONVS, (3.0, 4.0, 1.5, 1.2, 2.0, 2.7, 2.0, 2.5, 1.8, 1.0, 1.0, 0.8))},
-    **{
-        f"{f.__name__}_backward": (_backward_of(f), w, True)
-        for f, w in zip(_CONVS, (3.0, 4.0, 1.0, 1.7, 2.0, 4.0, 2.5, 4.0, 1.8, 0.8, 0.8, 0.7))
-    },
+    **{f.__name__: (f, w, False) for f, w in zip(_CONVS, _INFERENCE)},
+    **{f"{f.__name__}_backward": (_backward_of(f), w, True) for f, w in zip(_CONVS, _TRAINING)},
 }

@@ -102,7 +102,7 @@ def gemm_nt(s: Shapes) -> Call:
 def gemm_head(s: Shapes) -> Call:
     """Tokens to the words of a vocabulary, of even and odd size."""
     while True:
-        m, n, k = s.size(16, 512), s.size(3000, 60_000, s.pick(1, 8, 32)), s.channels(64, 1024)
+        m, n, k = s.size(16, 512), s.size(8192, 60_000, s.pick(1, 8, 32)), s.channels(64, 1024)
         if 2 * m * n * k < 2e9 and n * k < 3e7 and m * n < 1e7:
             return _linear(s, m, n, k)
 

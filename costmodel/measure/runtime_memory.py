@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +49,16 @@ def probes(quick: bool = False) -> tuple[MemoryJob, ...]:
     )
 
 
+_TOGETHER = 2  # processes at a time
+
+
+def _attempt(job: MemoryJob) -> Resident | CostmodelError:
+    try:
+        return measure_rss(job)
+    except CostmodelError as error:
+        return error
+
+
 def measure_runtime_memory(
     device: Device,
     runtime: str,
@@ -66,17 +77,20 @@ def measure_runtime_memory(
         CostmodelError: no job could be run.
     """
     kept = {} if into is None else read_runs(into).resident
-    runs: dict[MemoryJob, list[Resident]] = {}
+    wanted = [replace(job, threads=threads) for job in jobs]
+    runs = {job: list(kept[job.name]) for job in wanted if kept.get(job.name)}
+    missing = [job for job in wanted if job not in runs]
     said = ""
-    for done, job in enumerate(replace(job, threads=threads) for job in jobs):
-        if progress is not None:
-            progress(done, len(jobs), f"memory of {job.name}")
-        try:
-            runs[job] = list(kept.get(job.name, ())) or [measure_rss(job)]
-            if into is not None and job.name not in kept:
-                add_run(into, job, runs[job][0])
-        except CostmodelError as error:
-            said = str(error)
+    with ThreadPoolExecutor(_TOGETHER) as pool:  # memory is what is measured, so one process does not disturb another
+        for done, (job, found) in enumerate(zip(missing, pool.map(_attempt, missing)), 1):
+            if progress is not None:
+                progress(done, len(missing), f"memory of {job.name}")
+            if isinstance(found, CostmodelError):
+                said = str(found)
+                continue
+            runs[job] = [found]
+            if into is not None:
+                add_run(into, job, found)
     if not runs:
         raise CostmodelError(f"no process could be measured: {said}")
     return with_runtime_memory(device, runtime, runs)
