@@ -64,7 +64,7 @@ def _transposed(s: Simd, rows: list[Vec]) -> list[Vec]:
     return rows
 
 
-def _products(s: Simd, a, a_row, b, b_row, pairs, vectors: int) -> list[list[Vec]]:
+def _products(s: Simd, a: Any, a_row: Any, b: Any, b_row: Any, pairs: Any, vectors: int) -> list[list[Vec]]:
     """Σ over pairs of `ROWS` rows of a by `vectors` vectors of b, i32; a_row and b_row in bytes."""
     builder = s.builder
     sums = [[s.cell(s.splat(0, LANES, "i32")) for _ in range(vectors)] for _ in range(ROWS)]
