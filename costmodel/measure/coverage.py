@@ -229,11 +229,11 @@ def _read_until(descriptor: int, deadline: float) -> str | None:
 def examine(case: Case, device: Device) -> Result:
     """Build, trace and price one case; every failure is classified and told in one line."""
     start = time.monotonic()
-    for model in dict.fromkeys(
-        (case.model, case.model.removesuffix(SHALLOW))
-    ):  # what cannot be made shallow stays deep
+    deep = case.model.removesuffix(SHALLOW)  # what cannot be made shallow stays deep
+    batch = 2 if case.mode == "train" else 1  # batch norm over one value has no variance
+    for model, samples in dict.fromkeys(((case.model, batch), (deep, batch), (case.model, 1))):
         try:
-            priced = _price(model, case.mode, device)
+            priced = _price(model, case.mode, device, samples)
             return _of_estimate(case, priced, time.monotonic() - start)
         except MemoryError:
             failure, why = "limit", "out of memory"
@@ -244,8 +244,7 @@ def examine(case: Case, device: Device) -> Result:
     return Result(case.model, case.mode, round(time.monotonic() - start, 2), failure=failure, why=why)
 
 
-def _price(model: str, mode: str, device: Device) -> Estimate:
-    batch = 2 if mode == "train" else 1  # batch norm over one value has no variance
+def _price(model: str, mode: str, device: Device, batch: int) -> Estimate:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         loaded = load_model(model, mode=mode, batch=batch, device="meta", input_device="cpu")

@@ -51,7 +51,10 @@ def page(results: Sequence[Result], *, producer: str, device: str, command: str)
         "# Coverage",
         "",
         f"Written by `{command}`; {producer}; time shares as priced on {device}. Models are built without weights and",
-        "traced on fake tensors; transformers classes have two layers a stack, at their own configuration's width.",
+        "traced on fake tensors; transformers classes have two layers a stack, at their own configuration's width,",
+        "where they can be made so shallow.",
+        "",
+        _verdict(results),
         "",
         "| library | mode | cases | traced | share | ops priced | FLOPs priced | time priced |"
         " steps with an op over 1 % of the time by default | seconds a case |",
@@ -83,6 +86,18 @@ def page(results: Sequence[Result], *, producer: str, device: str, command: str)
         said = r.failure or ("priced" if not r.unpriced else f"{r.priced_time:.1%} of the time priced")
         lines.append(f"| {r.model} | {r.mode} | {r.ops:,} | {r.flops / 1e9:,.2f} | {r.seconds:.1f} | {said} |")
     return "\n".join(lines) + "\n"
+
+
+def _verdict(results: Sequence[Result]) -> str:
+    """How many are traced, how many of the others for a reason of their own, and what is left to do."""
+    traced = sum(r.traced for r in results)
+    ours = sum(r.failure == "ours" for r in results)
+    dear = sum(r.worst > TIME_BAR for r in results)
+    return (
+        f"**{traced:,} of {len(results):,} cases are traced ({traced / max(len(results), 1):.1%})**; "
+        f"{len(results) - traced - ours} cannot be for the reasons below, {ours} for a bug of this tool; in {dear} an "
+        f"op without a formula has more than {TIME_BAR:.0%} of the time."
+    )
 
 
 def _mean(values: Iterable[float]) -> float:
