@@ -20,6 +20,8 @@ states) are neighbours: [pairs][P][2].
 # ruff: noqa: ARG001
 from __future__ import annotations
 
+from typing import Any
+
 from numba import njit, types
 
 from ..costs.quantized import SSD_CHUNK
