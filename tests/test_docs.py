@@ -79,6 +79,21 @@ def test_every_command_of_a_page_does_what_it_says(build: ModuleType, page: str)
         assert "Traceback" not in printed
 
 
+@pytest.mark.slow
+def test_python_of_the_readme_runs(build: ModuleType) -> None:
+    """The blocks of Python in order, in one namespace that has a model and its inputs."""
+    from costmodel.models import load_model
+
+    loaded = load_model("timm:vit_tiny_patch16_224,img_size=64,depth=2", mode="train", input_size="3x64x64")
+    names = {"model": loaded.model, "inputs": loaded.inputs}
+    code = [b.body for b in build.blocks((ROOT / "README.md").read_text()) if b.language == "python" and not b.file]
+    assert len(code) == 2
+    for body in code:
+        exec(compile(body, "README.md", "exec"), names)
+    assert names["est"].latency_s.point > 0  # type: ignore[attr-defined]
+    assert names["errors"].summary["latency_s"].n == 1  # type: ignore[attr-defined]
+
+
 @played
 def test_what_the_readme_shows_is_what_is_printed(build: ModuleType, tmp_path: Path) -> None:
     """The first command of the README: its verdict has the same words, and figures within a factor of 1.5."""

@@ -115,6 +115,7 @@ def play(text: str, copy: bool = False, left_out: Collection[str] = ()) -> Itera
                     ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=900
                 )
                 said = done.stdout if done.stdout.strip() else done.stderr
+                said = said.replace(f"{folder}/", "")
                 yield block, command, done.returncode, said.rstrip() + "\n"
 
 
