@@ -9,6 +9,7 @@ name.
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,7 @@ class OnnxModule(nn.Module):
         dims, kind = list(initializer.dims), initializer.data_type
         if kind not in DTYPES:
             raise FileError(path, initializer.name, f"has data type {kind}, which torch does not have")
-        dtype, count = DTYPES[kind], int(np.prod(dims, dtype=np.float64))
+        dtype, count = DTYPES[kind], math.prod(dims)
         external = initializer.data_location == 1
         if count * dtype.itemsize > _MOST_BYTES or any(d < 0 for d in dims):
             raise FileError(path, initializer.name, f"declares {dims}, which is no size of a weight")
@@ -244,20 +245,24 @@ def _fold(function: Any, attributes: dict[str, Any], values: list[Any]) -> Any:
 
 def _node(onnx: Any, node: Any) -> tuple[str, dict[str, Any], list[str], list[str]]:
     """(operator, attributes, inputs, outputs) of a node."""
-    attributes: dict[str, Any] = {"outputs": len(node.output), "operator": node.op_type}
+    kind = str(node.op_type)  # bytes where it is no text
+    attributes: dict[str, Any] = {"outputs": len(node.output), "operator": kind}
     for attribute in node.attribute:
         value = onnx.helper.get_attribute_value(attribute)
         if isinstance(value, bytes):
             value = value.decode("utf-8", "replace")
         elif hasattr(value, "data_type"):
-            value = np.array(onnx.numpy_helper.to_array(value))
+            try:
+                value = np.array(onnx.numpy_helper.to_array(value))
+            except Exception as error:
+                raise CostmodelError(f"{attribute.name} of a node {kind!r} cannot be read ({_line(error)})") from error
         attributes[attribute.name.removeprefix("value_") if node.op_type == "Constant" else attribute.name] = value
     if node.op_type == "Constant":
         given = [v for k, v in attributes.items() if k not in ("outputs", "operator")]
         attributes["value"] = np.array(given[0])
         if isinstance(given[0], float) or (isinstance(given[0], list) and given[0] and isinstance(given[0][0], float)):
             attributes["value"] = attributes["value"].astype(np.float32)
-    return node.op_type, attributes, list(node.input), list(node.output)
+    return kind, attributes, list(node.input), list(node.output)
 
 
 def _gap(kind: str) -> Any:
