@@ -231,8 +231,8 @@ def test_measured_models_recentre_a_calibration_and_set_its_intervals() -> None:
     assert after.fit[0].whole["infer"] == pytest.approx(1.2 * float(np.median(noise)) * before["infer"])
     assert after.fit[0].whole["train"] == pytest.approx(0.9 * float(np.median(noise)) * before["train"])
     for mode in ("infer", "train", "default"):
-        assert 0.03 < after.interval[mode].high < 0.11, "the bias is in the factor, not in the interval"
+        assert 0.03 < after.interval[mode].high < 0.13, "the bias is in the factor, not in the interval"
     board = load_device("raspberry-pi-4b")  # nothing to recentre: the bias is part of the interval
     assert with_intervals(board, Validation(slow, {}), "torch-eager", "made up").runtime["torch-eager"].interval[
         "infer"
-    ].high == pytest.approx(0.182 + 0.05, abs=0.01)
+    ].high == pytest.approx(1.6 * (0.182 + 0.05), abs=0.02), "cases never looked at are off by more"
