@@ -150,10 +150,8 @@ def _store_state(typingctx, source, scale, out, states, kind):
             at = panel_offset(s, n, 0)
             value = s.load(source, "f32", at)
             if element == "i8":
-                value = s.to_i8(value / s.load(scale, "f32", at))
-            elif element == "f16":
-                value = s.to_f16(value)
-            s.store(out, value, at)
+                value = value / s.load(scale, "f32", at)
+            s.store(out, s.from_f32(value, element), at)
         return context.get_dummy_value()
 
     return types.void(source, scale, out, states, kind), codegen

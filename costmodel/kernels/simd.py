@@ -352,6 +352,10 @@ class Simd:
         """f32 to fp16, round half to even."""
         return Vec(self, self.builder.fptrunc(value.value, ir.VectorType(_F16, value.lanes)))
 
+    def from_f32(self, value: Vec, element: str) -> Vec:
+        """Narrow lanes to what `to_f32` widens: f32, f16 or i8."""
+        return {"f32": lambda v: v, "f16": self.to_f16, "i8": self.to_i8}[element](value)
+
     def bitcast(self, value: Vec, element: str) -> Vec:
         """The same bits as lanes of another type."""
         kind, size = _ELEMENT[element]

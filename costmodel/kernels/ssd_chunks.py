@@ -28,7 +28,7 @@ from ..costs.quantized import SSD_CHUNK
 from .dot import dot_s16
 from .simd import LANES, Simd, Vec, intrinsic, require
 from .ssd_scan import ROWS, f32_at
-from .ssd_state import convert_state, i32_at, step_sizes
+from .ssd_state import convert_state, step_sizes
 
 __all__ = ["ssd_chunks"]
 
@@ -325,16 +325,7 @@ def _move_states(state, h, work, heads, p, states, scale, rows, kind, opening):
         for r in range(LANES):
             channel = first + r
             own, wide = state + size * channel * states, work + 4 * r * states
-            s = scale + 4 * i32_at(rows + channel // ROWS * 4) * states if kind == 2 else scale
-            if opening:
-                if kind == 1:
-                    convert_state(own, wide, states, s, 1, 1)
-                else:
-                    convert_state(own, wide, states, s, 2, 1)
-            elif kind == 1:
-                convert_state(wide, own, states, s, 1, 0)
-            else:
-                convert_state(wide, own, states, s, 2, 0)
+            convert_state(own, wide, states, scale, rows, channel, kind, opening)
         if opening:
             for n in range(0, states, LANES):
                 _turn(work + 4 * n, states, turned + 4 * n * p, p)

@@ -87,7 +87,7 @@ def _step_tile(typingctx, x, y, decay, dt, b, c, h, d, states, kind):
             for r in range(ROWS):
                 at = builder.add(n, builder.mul(states, s.i64(r)))
                 new = s.fma(drive[r], bn, s.load_f32(h, element, at) * a)
-                s.store(h, {"f32": lambda v: v, "f16": s.to_f16, "i8": s.to_i8}[element](new), at)
+                s.store(h, s.from_f32(new, element), at)
                 sums[r].set(s.fma(new, cn, sums[r].get()))
         s.store(y, s.fma(inputs, s.splat(d, ROWS), s.sums(*(v.get() for v in sums))))
         return context.get_dummy_value()

@@ -41,7 +41,7 @@ def step_sizes(typingctx, delta, scale, bias, a2, heads, low, high, dt, decay, i
 
 
 @intrinsic(prefer_literal=True)
-def convert_state(typingctx, source, target, n, scale, kind, widen):
+def _convert(typingctx, source, target, n, scale, kind, widen):
     """n elements of the state to fp32 (`widen` literal 1) or back, scale fp32 (n) where it is int8."""
     element, opening = ELEMENTS[kind.literal_value], bool(widen.literal_value)
 
@@ -55,10 +55,8 @@ def convert_state(typingctx, source, target, n, scale, kind, widen):
             else:
                 value = s.load(source, "f32", i)
                 if element == "i8":
-                    value = s.to_i8(value / s.load(scale, "f32", i))
-                elif element == "f16":
-                    value = s.to_f16(value)
-                s.store(target, value, i)
+                    value = value / s.load(scale, "f32", i)
+                s.store(target, s.from_f32(value, element), i)
         return context.get_dummy_value()
 
     return types.void(source, target, n, scale, kind, widen), codegen
@@ -76,22 +74,28 @@ def i32_at(typingctx, address):
 
 
 @njit(cache=True, nogil=True)
+def convert_state(own, wide, n, scale, rows, channel, kind, opening):
+    """One channel of the state, n elements of its own kind, to fp32 `wide`, or back."""
+    s = scale + 4 * i32_at(rows + channel // ROWS * 4) * n if kind == 2 else scale
+    if opening:
+        if kind == 0:
+            _convert(own, wide, n, s, 0, 1)
+        elif kind == 1:
+            _convert(own, wide, n, s, 1, 1)
+        else:
+            _convert(own, wide, n, s, 2, 1)
+    elif kind == 0:
+        _convert(wide, own, n, s, 0, 0)
+    elif kind == 1:
+        _convert(wide, own, n, s, 1, 0)
+    else:
+        _convert(wide, own, n, s, 2, 0)
+
+
+@njit(cache=True, nogil=True)
 def move_state(state, work, width, states, scale, rows, kind, opening):
     """The state of one sequence to fp32 `work`, or back."""
     size = 4 >> kind
     for channel in range(width):
         own, wide = state + size * channel * states, work + 4 * channel * states
-        s = scale + 4 * i32_at(rows + channel // ROWS * 4) * states if kind == 2 else scale
-        if opening:
-            if kind == 0:
-                convert_state(own, wide, states, s, 0, 1)
-            elif kind == 1:
-                convert_state(own, wide, states, s, 1, 1)
-            else:
-                convert_state(own, wide, states, s, 2, 1)
-        elif kind == 0:
-            convert_state(wide, own, states, s, 0, 0)
-        elif kind == 1:
-            convert_state(wide, own, states, s, 1, 0)
-        else:
-            convert_state(wide, own, states, s, 2, 0)
+        convert_state(own, wide, states, scale, rows, channel, kind, opening)
