@@ -140,12 +140,14 @@ def _backward_of(forward: Callable[[Shapes], Call]) -> Callable[[Shapes], Call]:
     return conv_backward
 
 
-_CONVS = (conv_pointwise, conv_direct, conv_im2col, conv_1x1_strided, conv_stem, conv_depthwise, conv_depthwise_7,
-          conv_depthwise_strided, conv_grouped, conv_1x1, conv_by_group, conv_grouped_gemm, conv_rows)  # fmt: skip
-_INFERENCE = (3.0, 4.0, 1.5, 1.2, 2.0, 2.7, 0.6, 2.0, 2.5, 1.8, 1.0, 1.0, 0.8)
-_TRAINING = (3.0, 4.0, 1.0, 1.7, 2.0, 3.5, 1.5, 2.0, 4.0, 1.8, 0.8, 0.8, 0.7)
-# As in `micro_ops`: share of the points, and whether only training runs it.
+# Shares of the points: of the forward, and of the backward, which only training runs (see `micro_ops`).
+_SHARES: dict[Callable[[Shapes], Call], tuple[float, float]] = {
+    conv_pointwise: (3.0, 3.0), conv_direct: (4.0, 4.0), conv_im2col: (1.5, 1.0), conv_1x1_strided: (1.2, 1.7),
+    conv_stem: (2.0, 2.0), conv_depthwise: (2.7, 3.5), conv_depthwise_7: (0.6, 1.5), conv_depthwise_strided: (2.0, 2.0),
+    conv_grouped: (2.5, 4.0), conv_1x1: (1.8, 1.8), conv_by_group: (1.0, 0.8), conv_grouped_gemm: (1.0, 0.8),
+    conv_rows: (0.8, 0.7),
+}  # fmt: skip
 GENERATORS: dict[str, tuple[Callable[[Shapes], Call], float, bool]] = {
-    **{f.__name__: (f, w, False) for f, w in zip(_CONVS, _INFERENCE)},
-    **{f"{f.__name__}_backward": (_backward_of(f), w, True) for f, w in zip(_CONVS, _TRAINING)},
+    **{f.__name__: (f, forward, False) for f, (forward, _) in _SHARES.items()},
+    **{f"{f.__name__}_backward": (_backward_of(f), backward, True) for f, (_, backward) in _SHARES.items()},
 }
