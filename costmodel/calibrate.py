@@ -181,7 +181,8 @@ def host_device() -> Device:
 
 def with_intervals(device: Device, found: Validation, runtime: str | None, what: str) -> Device:
     """`device` with what measured models say of it: the factor of a whole step over its ops, which a few synthetic
-    nets told first, and intervals from how far off the models are with it: by mode, and the widest for other modes.
+    nets told first, and intervals from how far off the models are with it, widened for models never looked at: by mode,
+    and the widest for other modes.
 
     Args:
         found: of models that the constants were not fitted on; cases that are not scored say nothing.
@@ -216,6 +217,7 @@ _UNSEEN = 1.6
 
 
 def _for_unseen(cases: list[Case], source: str) -> Interval:
+    """The conformal interval of `cases`, as much wider as cases never looked at are off by more."""
     seen = conformal(cases, source)
     return seen.model_copy(update={"low": _UNSEEN * seen.low, "high": _UNSEEN * seen.high})
 

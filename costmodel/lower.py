@@ -110,7 +110,7 @@ def lower(graph: OpGraph, threads: int = 1) -> Lowered:
     known: dict[tuple[object, ...], tuple[Cost, str]] = {}
     costs: list[Cost] = []
     unpriced: Counter[str] = Counter()
-    masked: set[int] = set()
+    masked: set[int] = set()  # tensors with −∞ in them, of which exp takes the library's slow path
     for name, inputs, outputs, attrs in zip(graph.op_name, graph.op_inputs, graph.op_outputs, graph.op_attrs):
         if name.startswith("aten::masked_fill") and attrs.get("value") == "-inf":
             masked.update(outputs)

@@ -1,4 +1,4 @@
-"""``validate --suite host``: many models on this machine, half of them never looked at while the model was made.
+"""``validate --suite host``: many models on this machine, a third of them never looked at while the form was chosen.
 
 `DEVELOPMENT` and `SECOND_ROUND` may be looked at: they hold what was frozen in earlier rounds. `FROZEN` was drawn by
 the rule of `host_draw` and is run at the end, whatever comes out.
