@@ -194,3 +194,15 @@ def test_a_nearer_level_is_never_slower(name: str) -> None:
         for column in rates:
             assert np.isfinite(column).all()
             assert (np.asarray(column) >= 0).all()
+
+
+class Masked(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = torch.ones(8, 8, dtype=torch.bool).triu(1)
+        return x.exp() + x.masked_fill(hidden, 0.0).exp() + x.masked_fill(hidden, float("-inf")).exp()
+
+
+def test_exp_of_what_is_masked_with_infinity_takes_the_slow_path() -> None:
+    lowered = lower(capture(Masked(), torch.ones(8, 8)))
+    calls = [c.terms["library"] / 64 for c, n in zip(lowered.costs, lowered.graph.op_name) if n == "aten::exp"]
+    assert calls == pytest.approx([1.0, 1.0, 5.3])
