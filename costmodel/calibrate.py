@@ -121,6 +121,7 @@ def calibrate(
     source = f"costmodel calibrate, {fit.points} isolated ops, {threads} thread(s), {dtype}"
     fit, nets = _whole(device, fit, source, seeds, threads, dtype, report)
     final = _with_runtime_memory(_with_fit(device, fit, source, nets), quick, threads, fresh, report)
+    final = _with_start_up(final, report)
     written = write_host_profile(final)
     return Calibration(final, written, fit, nets)
 
@@ -145,6 +146,16 @@ def _with_runtime_memory(device: Device, quick: bool, threads: int, fresh: bool,
         return device.model_copy(update={"notes": f"{device.notes}; memory of the runtime is not measured: {error}"})
     into.unlink(missing_ok=True)
     return found
+
+
+def _with_start_up(device: Device, report: Progress) -> Device:
+    """`device` with what a job pays once; as it is where no fresh process can be run."""
+    from .measure.start_up import measure_start_up
+
+    try:
+        return measure_start_up(device, "torch-eager", progress=lambda _done, _total, what: report(99, 100, what))
+    except CostmodelError as error:
+        return device.model_copy(update={"notes": f"{device.notes}; start-up is not measured: {error}"})
 
 
 def refit(device: Device, *, threads: int = 1, dtype: str = "float32") -> Fit:

@@ -398,7 +398,9 @@ def _add_start(step: Estimate, start_s: float | None, parts: list[Part], gaps: d
     if known:
         total = Range.around(sum(known.values()), runtime.interval.get("start_up", _START))
         each = ", ".join(f"{name} {seconds:.3g} s" for name, seconds in known.items())
-        parts.append(Part("start-up", total, _idle(step, total), f"{each}; numbers of the profile, warm file cache"))
+        used = [n for n in (runtime.start_s, storage, runtime.first_op_s) if n is not None]
+        why = "; ".join(dict.fromkeys(f"{n.kind}: {step.device.sources.get(n.source, n.source)}" for n in used))
+        parts.append(Part("start-up", total, _idle(step, total), f"{each}; {why}"))
     if missing:
         what = "; ".join(missing)
         gaps["start-up"] = f"no numbers in the profile of {step.device.name} for {what}; give --start-seconds"
