@@ -297,7 +297,7 @@ def capture(
     Returns:
         The graph of a step in steady state: the optimizer's state exists before it. What the values of the inputs
         decide is decided; where the size of a result depends on activations (boxes above a threshold), the largest
-        that it can be is traced and `graph.meta.assumed` says so.
+        that it can be is traced, and where they choose experts, all get as many tokens: `graph.meta.assumed` says so.
 
     Raises:
         CaptureError: which ops run depends on activations, or an op has no fake implementation; names the op.
@@ -366,8 +366,7 @@ def _record(
         else:
             result = _train(recorder, step)
     recorder.close()
-    assumed = ", ".join(f"{op} ×{n}" for op, n in recorder.values.assumed.most_common())
-    graph.meta = replace(graph.meta, assumed=assumed)
+    graph.meta = replace(graph.meta, assumed=recorder.values.assumptions())
     graph.storage_death = [len(graph) if d == -2 else d for d in graph.storage_death]
     del result
     return graph

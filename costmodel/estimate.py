@@ -256,7 +256,7 @@ def estimate(
     lowered = lower(graph, threads)
     if strict and graph.meta.assumed:
         raise CostmodelError(
-            f"the size of some results depends on activations and was taken at its largest: {graph.meta.assumed}; "
+            f"what some ops do depends on activations, and was assumed: {graph.meta.assumed}; "
             "make it static, or drop --strict"
         )
     if strict and lowered.unpriced:

@@ -4,8 +4,9 @@ A step's ops may depend on values: a mask that is all ones, positions that are c
 the given inputs decide is decided here as in a real run, by computing the small integer, boolean and scalar part of a
 step beside its fake tensors; random draws decide as those of one seed do. What weights and activations decide is not
 known; where only the size of a result depends on it, the result is taken as large as it can be, and that is counted.
-A step that runs through passes its own checks: numbers are finite, and what is asserted holds. Everything else is
-refused by name.
+Which experts a router chooses is not known either: where a step asks, tokens are spread evenly over them, and that is
+said. A step that runs through passes its own checks: numbers are finite, and what is asserted holds. Everything else
+is refused by name.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ _MOST_GIVEN, _MOST_FOLLOWED, _MOST_IN_ALL = 1 << 16, 1 << 22, 1 << 26
 _SHARED = (CustomOpDef, torch.Generator)
 _VALUE = "_costmodel_value"
 _TRUE = "_costmodel_true"  # of a mask whose values are not known: how many elements are true, at most
+_ROUTED = "_costmodel_routed"  # of what follows from experts chosen evenly: the number of that choice
+_MOST_EXPERTS = 1024  # a best of more is a search, not a router
 _aten = torch.ops.aten
 
 
@@ -51,16 +54,29 @@ class Values:
 
     Attributes:
         assumed: how often an op's result was taken as large as it can be, by op name.
+        routed: numbers of the choices among experts that were read, and so decided what runs.
     """
 
     def __init__(self) -> None:
         self.assumed: Counter[str] = Counter()
+        self.routed: set[int] = set()
+        self._choices = 0
         self._stale: set[int] = set()  # storages of values that an op with unknown operands wrote into
         self._left = _MOST_IN_ALL
         self._draws: dict[Any, bool] = {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self._generator = torch.get_rng_state()
+
+    def assumptions(self) -> str:
+        """What was taken for granted in a trace, in words; empty for most."""
+        said = []
+        if self.assumed:
+            sizes = ", ".join(f"{op} ×{n}" for op, n in self.assumed.most_common())
+            said.append(f"{sizes} at the largest that activations allow")
+        if self.routed:
+            said.append(f"aten::topk ×{len(self.routed)} with tokens spread evenly over the experts")
+        return "; ".join(said)
 
     def give(self, tensor: Tensor, value: Tensor) -> None:
         """Say what `tensor`, a fake one, holds; `value` is copied if it is small, else forgotten."""
@@ -98,6 +114,8 @@ class Values:
                 self._forget(args)
             if func in _MASKS:
                 self._count(func, args, result)
+            elif func is _aten.topk.default:
+                self._route(*args, chosen=result[1])
             elif func in _CHECKS and result.numel() <= _MOST_FOLLOWED:
                 self._pass(func, args, result)
             elif func in _CONSTANTS and result.numel() <= min(_MOST_FOLLOWED, self._left):
@@ -126,9 +144,12 @@ class Values:
         if writes and not all(isinstance(a, FakeTensor) for a in args if isinstance(a, Tensor)):
             return  # a tensor of the user's: it is not ours to write
         value = self._compute(func, args, kwargs)
+        choice = self._choice(args)
         for tensor, known in zip(outputs, value if isinstance(value, (list, tuple)) else (value,)):
             if isinstance(known, Tensor):
                 setattr(tensor, _VALUE, known)
+                if choice:
+                    setattr(tensor, _ROUTED, choice)
 
     def _compute(self, func: Any, args: Any, kwargs: Any) -> Any:
         draws = self._draws.get(func)
@@ -156,6 +177,34 @@ class Values:
             value = arg.__dict__.get(_VALUE) if isinstance(arg, FakeTensor) else None
             if value is not None:
                 self._stale.add(value.untyped_storage()._cdata)
+
+    # experts, chosen by scores that are not known
+
+    def _route(self, scores: Tensor, _k: int, dim: int = -1, *_: Any, chosen: Tensor) -> None:
+        """The best of each row of scores [..., experts]: the next experts in turn, so that all get as many."""
+        last = scores.dim() - 1
+        if last < 1 or dim not in (-1, last) or scores.shape[last] > _MOST_EXPERTS or chosen.numel() > self._left:
+            return
+        self._choices += 1
+        self._left -= chosen.numel()
+        with unset_fake_temporarily():
+            value = (torch.arange(chosen.numel()) % scores.shape[last]).reshape(chosen.shape)
+        setattr(chosen, _VALUE, value)
+        setattr(chosen, _ROUTED, self._choices)
+
+    def _choice(self, args: Any) -> int:
+        """The number of the choice among experts that one of the operands follows from; 0 for most."""
+        if not self._choices:
+            return 0
+        tensors = (t for t in pytree.tree_leaves(args) if isinstance(t, FakeTensor))
+        return max((int(t.__dict__.get(_ROUTED, 0)) for t in tensors), default=0)
+
+    def _read(self, args: Any) -> int:
+        """Note that operands decide what runs, if they follow from a choice among experts; its number."""
+        choice = self._choice(args)
+        if choice:
+            self.routed.add(choice)
+        return choice
 
     # masks of which it is known how many elements are true at most: those that are set one by one, as samplers do
 
@@ -194,7 +243,8 @@ class Values:
         if self._known(args) and self._known(kwargs.values()):
             value = self._compute(func, args, kwargs)
             if value is not None:
-                return pytree.tree_map_only(Tensor, self._fake, value)
+                choice = self._read(args)
+                return pytree.tree_map_only(Tensor, lambda t: self._fake(t, choice), value)
         if func is _aten._local_scalar_dense.default and args[0].dtype is torch.bool and _asserted():
             return True
         most = _AT_MOST.get(func.name())
@@ -202,9 +252,11 @@ class Values:
             raise
         return most(self, *args, **kwargs)
 
-    def _fake(self, value: Tensor) -> Tensor:
+    def _fake(self, value: Tensor, choice: int = 0) -> Tensor:
         fake = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype)
         setattr(fake, _VALUE, value)
+        if choice:
+            setattr(fake, _ROUTED, choice)
         return fake
 
     def _assume(self, name: str) -> None:
@@ -232,7 +284,8 @@ class Values:
             else:
                 with unset_fake_temporarily():
                     found = [i.clone() for i in value.nonzero().unbind(1)]
-                plain += [self._fake(i) for i in found]
+                choice = self._read([index])
+                plain += [self._fake(i, choice) for i in found]
         return _aten.index.Tensor(x, plain)
 
     def _unique(self, x: Tensor, *_args: Any, **_kwargs: Any) -> Any:

@@ -69,7 +69,7 @@ class GraphMeta:
     dtype: str = "float32"
     optimizer: str | None = None
     producer: str = ""
-    assumed: str = ""  # ops whose result's size depends on activations, traced at the most that they can give
+    assumed: str = ""  # what the trace takes for granted: sizes and experts that activations decide, inputs left out
 
     def as_dict(self) -> dict[str, Any]:
         return {k: getattr(self, k) for k in self.__dataclass_fields__}

@@ -143,15 +143,16 @@ class Selecting(nn.Module):
 @pytest.mark.parametrize("mode", ["infer", "train"])
 def test_sizes_that_activations_decide_are_the_largest_and_said(mode: str, tmp_path: Any) -> None:
     graph = capture(Selecting(), torch.ones(4, 8), mode=mode).check()
-    assert graph.meta.assumed == "aten::index ×1, aten::masked_select ×1, aten::nonzero ×1"
+    sizes = "aten::index ×1, aten::masked_select ×1, aten::nonzero ×1"
+    assert graph.meta.assumed == f"{sizes} at the largest that activations allow"
     assert lower(graph).unpriced == {}
     gemms = [graph.tensor_shape[o[0]] for n, o in zip(graph.op_name, graph.op_outputs) if n.startswith("aten::addmm")]
     assert gemms[:2] == [(4, 8), (4, 8)], "all rows are kept"
     assert load(graph.save(tmp_path / "t.json.gz")).meta.assumed == graph.meta.assumed
     device = load_device("raspberry-pi-4b")
-    assert "largest that they can be: aten::index ×1" in caveat(estimate(graph, device))
+    assert "where the trace cannot know: aten::index ×1" in caveat(estimate(graph, device))
     assert estimate(graph, device).as_dict()["coverage"]["assumed"] == graph.meta.assumed
-    with pytest.raises(CostmodelError, match="taken at its largest: aten::index"):
+    with pytest.raises(CostmodelError, match="was assumed: aten::index"):
         estimate(graph, device, strict=True)
 
 
@@ -190,6 +191,49 @@ def test_mixtures_of_experts_trace_in_float32() -> None:
     flops = [c.flops for c, n in zip(lowered.costs, graph.op_name) if n == "aten::_grouped_mm"]
     assert flops[0] == 2 * 6 * 16 * 8, "each row meets one expert"
     assert flops[1] == 2 * 6 * 16 * 8, "and so does each row of a weight's gradient"
+
+
+class Routed(nn.Module):
+    """Experts that each run on the tokens that a router sends them, as a loop over those that are hit."""
+
+    def __init__(self, *, counts: bool) -> None:
+        super().__init__()
+        self.router = nn.Linear(8, 4)
+        self.experts = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
+        self.counts = counts
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, chosen = self.router(x).softmax(-1).topk(2)
+        if self.counts:  # split by how many each expert gets, as JetMoe does
+            order = chosen.flatten().sort()[1]
+            sizes = torch.zeros(len(x), 4).scatter(1, chosen, 1).long().sum(0).tolist()
+            parts = x[order // 2].split(sizes)
+            return torch.cat([expert(part) for expert, part in zip(self.experts, parts)])
+        result = torch.zeros_like(x)
+        mask = nn.functional.one_hot(chosen, 4).permute(2, 1, 0)
+        for (number,) in mask.sum((-1, -2)).greater(0).nonzero():
+            place, token = torch.where(mask[number])
+            result.index_add_(0, token, self.experts[int(number)](x[token]) * weight[token, place, None])
+        return result
+
+
+@pytest.mark.parametrize("counts", [False, True])
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_experts_that_activations_choose_get_as_many_tokens_each_and_it_is_said(mode: str, counts: bool) -> None:
+    graph = capture(Routed(counts=counts), torch.ones(6, 8), mode=mode).check()
+    assert graph.meta.assumed == "aten::topk ×1 with tokens spread evenly over the experts"
+    assert lower(graph).unpriced == {}
+    named = zip(graph.op_name, graph.op_module, graph.op_outputs)
+    gemms = [graph.tensor_shape[o[0]] for n, m, o in named if n.startswith("aten::addmm") and m.startswith("experts")]
+    assert gemms == [(3, 8)] * 4, "two experts for each of six tokens are three tokens for each of four experts"
+
+
+def test_a_choice_that_decides_nothing_is_not_said() -> None:
+    class Gathered(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x[x.topk(2)[1]]
+
+    assert capture(Gathered(), torch.rand(6, 8)).meta.assumed == ""
 
 
 class Checked(nn.Module):

@@ -130,9 +130,9 @@ def priced(estimate: Estimate) -> str:
 
 
 def caveat(estimate: Estimate, most: int = 3) -> str:
-    """What the estimate hangs on that is a guess: sizes that data decides, and the device numbers that matter most."""
-    sized = estimate.graph.meta.assumed
-    taken = f"Sizes that activations decide are the largest that they can be: {sized}. " if sized else ""
+    """What the estimate hangs on that is a guess: what data decides, and the device numbers that matter most."""
+    assumed = estimate.graph.meta.assumed
+    taken = f"Assumed where the trace cannot know: {assumed}. " if assumed else ""
     return taken + _guesses(estimate, most)
 
 
