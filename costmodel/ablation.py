@@ -161,7 +161,7 @@ def ablate(
             one = _with_only(device, name, variant.fit(fit))
             rows += _rows(variant.name, measured, [_price(m.graph, one, name, threads, variant) for m in measured])
     one = _with_only(device, name, base)
-    bare = [roofline(lower(m.graph, threads), one, one.runtime[name]) for m in measured]
+    bare = [roofline(lower(m.graph, threads, one.lanes), one, one.runtime[name]) for m in measured]
     rows += _rows("one-constant roofline", measured, _one_constant(measured, bare))
     return tuple(rows)
 
@@ -173,7 +173,7 @@ def _with_only(device: Device, runtime: str, fit: Fit) -> Device:
 
 
 def _price(graph: OpGraph, device: Device, runtime: str, threads: int, variant: Variant) -> float:
-    fused = fuse(lower(graph, threads), device.runtime[runtime].fuse, workspaces=True)
+    fused = fuse(lower(graph, threads, device.lanes), device.runtime[runtime].fuse, workspaces=True)
     placed = dict(zip(("distance", "code_distance"), placed_distances(fused.lowered)))
     used = placed | variant.distances(fused.lowered)
     seconds, *_ = price_ops(fused, device, device.runtime[runtime], (used["distance"], used["code_distance"]))

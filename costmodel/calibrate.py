@@ -6,6 +6,7 @@ What is measured is kept as it comes: an interrupted calibration goes on where i
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import date
@@ -174,6 +175,7 @@ def refit(device: Device, *, threads: int = 1, dtype: str = "float32") -> Fit:
         raw,
         threads=threads,
         dtype=dtype,
+        lanes=device.lanes,
         flush_bytes=FLUSH_BYTES,
         source="calibration",
         device_s_per_byte=_seconds_per_byte(device),
@@ -260,7 +262,7 @@ def _measured_peaks() -> Device:
 
 
 def _points_file(threads: int, dtype: str) -> Path:
-    key = f"torch-{version('torch')}-t{threads}-{dtype}".replace("+", "-")
+    key = re.sub(r"[^\w.]+", "-", f"torch-{version('torch')}-{cpu_name()}-t{threads}-{dtype}")
     return user_cache_path("costmodel", appauthor=False) / "calibration" / f"{key}.jsonl"
 
 

@@ -65,13 +65,17 @@ class Cache(_Strict):
 
 
 class Cluster(_Strict):
-    """Cores of one kind. The profile lists the fastest cluster first; threads fill clusters in that order."""
+    """Cores of one kind. The profile lists the fastest cluster first; threads fill clusters in that order.
+
+    `vector_bits` is the width of the registers that a library's kernels are written for (AVX-512 512, AVX2 256).
+    """
 
     core: str | None = None
     name: str
     cores: Number
     clock_hz: Number
     flops_per_cycle: dict[Unit, Number] = Field(min_length=1)
+    vector_bits: Number | None = None
     cache: tuple[Cache, ...] = ()
 
 
@@ -258,6 +262,15 @@ class Device(_Strict):
     @property
     def cores(self) -> int:
         return int(sum(c.cores.value for c in self.cpu))
+
+    @property
+    def lanes(self) -> int:
+        """fp32 elements of a vector of the fastest cores, as oneDNN's blocked kernels come: 8 or 16.
+
+        16 where the profile does not say: the form that Arm boards and older profiles were fitted with.
+        """
+        bits = self.cpu[0].vector_bits
+        return 8 if bits is not None and bits.value <= 256 else 16
 
     def numbers(self) -> list[tuple[str, Number]]:
         """Every number with its place in the profile, for the provenance table of a report."""

@@ -253,7 +253,7 @@ def estimate(
     if threads < 1:
         raise CostmodelError(f"threads must be at least 1, not {threads}")
     constants = device.runtime[name]
-    lowered = lower(graph, threads)
+    lowered = lower(graph, threads, device.lanes)
     if strict and graph.meta.assumed:
         raise CostmodelError(
             f"what some ops do depends on activations, and was assumed: {graph.meta.assumed}; "

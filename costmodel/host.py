@@ -90,14 +90,14 @@ def detect(root: str | os.PathLike[str] = "/") -> Device:
 
 
 def cpu_name() -> str:
-    """The processor, as Linux names it."""
+    """The processor, as Linux names it; with its family and model, as guests on unlike cores share one name."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        first = ""
+    info = dict(re.findall(r"^([^\t:\n]+?)\s*: *(.*)$", first, re.M))
+    name = info.get("model name", "").strip() or platform.processor() or platform.machine()
+    return f"{name} family {info['cpu family']} model {info['model']}" if {"cpu family", "model"} <= set(info) else name
 
 
 def of_this_machine(device: Device) -> Device:
@@ -258,6 +258,7 @@ def _cluster(core: _Core, count: int, x86: bool) -> dict[str, Any]:
         "cores": _number(count, "measured", "sys"),
         "clock_hz": _number(clock, clock_kind, "sys"),
         "flops_per_cycle": {unit: _number(value, "guess") for unit, value in flops.items()},
+        **({"vector_bits": _number(_vector_bits(info), "measured", "sys")} if x86 else {}),
         "cache": caches,
     }
 
@@ -265,6 +266,14 @@ def _cluster(core: _Core, count: int, x86: bool) -> dict[str, Any]:
 def _nominal_hz(info: Mapping[str, str]) -> float:
     mhz = re.search(r"[\d.]+", info.get("cpu MHz", ""))
     return 1e6 * float(mhz.group()) if mhz and float(mhz.group()) > 0 else 2e9
+
+
+def _vector_bits(info: Mapping[str, str]) -> int:
+    """Width that oneDNN writes kernels for on this core: AVX-512 with all that it asks for, AVX2, else SSE."""
+    flags = set(info.get("flags", "").split())
+    if {"avx512f", "avx512bw", "avx512vl", "avx512dq"} <= flags:
+        return 512
+    return 256 if {"avx2", "fma"} <= flags else 128
 
 
 def _x86_flops(info: Mapping[str, str]) -> dict[str, float]:

@@ -94,8 +94,8 @@ class Lowered:
         return np.asarray(total[self.table.use_ptr[1:]] - total[self.table.use_ptr[:-1]])
 
 
-def lower(graph: OpGraph, threads: int = 1) -> Lowered:
-    """Find the cost of every op of `graph` and lay it out as columns.
+def lower(graph: OpGraph, threads: int = 1, lanes: int = 16) -> Lowered:
+    """Find the cost of every op of `graph`, on so many threads with vectors of so many fp32, laid out as columns.
 
     An op without a formula, or whose formula does not take its arguments, becomes class `UNPRICED` and is listed.
     """
@@ -120,7 +120,12 @@ def lower(graph: OpGraph, threads: int = 1) -> Lowered:
         found = known.get(key)
         if found is None:
             op = OpSpec(
-                name.split(".", 1)[0], tuple(specs[t] for t in inputs), tuple(specs[t] for t in outputs), attrs, threads
+                name.split(".", 1)[0],
+                tuple(specs[t] for t in inputs),
+                tuple(specs[t] for t in outputs),
+                attrs,
+                threads,
+                lanes,
             )
             found = known[key] = _cost(op)
         costs.append(found[0])

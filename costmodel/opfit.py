@@ -84,7 +84,9 @@ class Point:
         return CODE_BYTES + self.footprint + self.code_away[state]
 
 
-def points_of(raw: Sequence[Mapping[str, Any]], threads: int, flush_bytes: float) -> tuple[list[Point], Counter[str]]:
+def points_of(
+    raw: Sequence[Mapping[str, Any]], threads: int, lanes: int, flush_bytes: float
+) -> tuple[list[Point], Counter[str]]:
     """Points from the lines that `measure.micro` wrote, and the names of ops without a formula."""
     points, gaps = [], Counter[str]()
     for line in raw:
@@ -94,6 +96,7 @@ def points_of(raw: Sequence[Mapping[str, Any]], threads: int, flush_bytes: float
             outputs=tuple(TensorSpec(tuple(s), d, tuple(st)) for s, d, st in line["outputs"]),
             attrs=line["attrs"],
             threads=threads,
+            lanes=lanes,
         )
         formula = formula_for(op.name)
         if formula is None:
@@ -295,6 +298,7 @@ def fit_kinds(
     *,
     threads: int,
     dtype: str,
+    lanes: int = 16,
     flush_bytes: float,
     source: str,
     device_s_per_byte: Mapping[str, float] | None = None,
@@ -307,13 +311,14 @@ def fit_kinds(
     Args:
         raw: lines of `measure.micro`.
         threads, dtype: what they were measured with.
+        lanes: fp32 elements of a vector of the machine (`Device.lanes`).
         flush_bytes: bytes that went by before the warm and cold states.
         source: key of the profile's ``[sources]``.
         device_s_per_byte: measured seconds a byte by ``read L3``, ``read dram``, ``write L3``, ``write dram``.
         device_bytes: size of each cache by level.
         torch, cpu: versions that the fit is for.
     """
-    points, _ = points_of(raw, threads, flush_bytes)
+    points, _ = points_of(raw, threads, lanes, flush_bytes)
     capacity = choose_capacity(points, device_bytes or {})
     prior = _pooled_rates(points, capacity, device_s_per_byte or {})
     kinds: dict[str, KindFit] = {}

@@ -14,8 +14,9 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from costmodel.costs import formula_for, op
-from costmodel.costs.conv import algorithm, backend, geometry
+from costmodel.costs.conv import algorithm, backend, convolution, geometry
 from costmodel.costs.spec import TensorSpec
+from costmodel.host import detect
 
 aten = torch.ops.aten
 quick = settings(max_examples=60, deadline=None)
@@ -128,6 +129,7 @@ def threads():
 @pytest.mark.parametrize("transposed", [False, True])
 def test_library_is_the_one_that_torch_selects(count, transposed, threads):
     threads(count)
+    lanes = detect().lanes
     rng = random.Random(count)
     seen: Counter[str] = Counter()
     for _ in range(1000):
@@ -151,7 +153,7 @@ def test_library_is_the_one_that_torch_selects(count, transposed, threads):
             "aten::convolution",
             [TensorSpec(tuple(x.shape), dtype), TensorSpec(tuple(w.shape), dtype)],
             [TensorSpec((c["n"], co, *[out] * dims), dtype)],
-            threads=count, stride=lists[0], padding=lists[1], dilation=lists[2],
+            threads=count, lanes=lanes, stride=lists[0], padding=lists[1], dilation=lists[2],
             transposed=transposed, output_padding=[extra] * dims, groups=c["g"],
         )  # fmt: skip
         assert backend(geometry(spec)) == picked, spec
@@ -206,3 +208,34 @@ def test_backward_kinds_tell_depthwise_kernels_apart():
         "conv_depthwise_backward_k5",
         "conv_direct_backward",
     ]
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups", "wide", "narrow"),
+    [
+        (128, 32, "conv_grouped_4", "conv_grouped_gemm"),  # oneDNN has no blocks of 4 on AVX2
+        (128, 16, "conv_grouped_8", "conv_grouped_8"),
+        (128, 4, "conv_grouped_16", "conv_grouped_8"),
+        (96, 8, "conv_grouped_4", "conv_grouped_gemm"),
+        (90, 90, "conv_depthwise", "conv_depthwise"),
+        (60, 1, "conv_direct", "conv_direct"),
+    ],
+)
+def test_the_width_of_vectors_decides_blocks(channels: int, groups: int, wide: str, narrow: str) -> None:
+    """As ONEDNN_VERBOSE=1 names kernels and layouts on AVX-512 (aBcd16b) and on AVX2 (aBcd8b)."""
+    x, w = (8, channels, 28, 28), (channels, channels // groups, 3, 3)
+    kinds, taps = [], []
+    for lanes in (16, 8):
+        cost = convolution(op("aten::convolution", [x, w], [x], padding=[1, 1], groups=groups, lanes=lanes))
+        kinds.append(cost.kind)
+        taps.append(cost.terms.get("taps"))
+    assert kinds == [wide, narrow]
+    if channels in (90, 60):  # padded to 96 and 64 on both; 90 to 96, 60 to 64
+        assert taps[0] == taps[1]
+
+
+def test_channels_are_padded_to_the_width_of_vectors() -> None:
+    x, w = (8, 40, 28, 28), (40, 40, 3, 3)
+    spec = [op("aten::convolution", [x, w], [x], padding=[1, 1], lanes=lanes) for lanes in (16, 8)]
+    wide, narrow = (convolution(s).terms["taps"] for s in spec)
+    assert wide / narrow == (48 / 40) ** 2

@@ -78,7 +78,7 @@ def test_constants_that_made_the_points_are_found(made: list[dict[str, Any]]) ->
 
 
 def test_effective_cache_sizes_are_found(made: list[dict[str, Any]]) -> None:
-    points, gaps = points_of(made, 1, FLUSH)
+    points, gaps = points_of(made, 1, 16, FLUSH)
     assert not gaps
     assert choose_capacity(points, {}) == CAPACITY
     assert choose_capacity(points, {"L2": 0.5e6})["L2"] == 0.5e6, "the machine has no more"
@@ -125,7 +125,7 @@ def test_nothing_is_negative_whatever_the_points(made: list[dict[str, Any]]) -> 
 def test_too_few_points_make_no_class_and_unknown_ops_are_counted() -> None:
     raw = lines("aten::relu", shapes(3))
     raw += [{**line, "op": "nobody::knows.default"} for line in raw[:2]]
-    points, gaps = points_of(raw, 1, FLUSH)
+    points, gaps = points_of(raw, 1, 16, FLUSH)
     assert len(points) == 3
     assert gaps == {"nobody::knows": 2}
     found = fit(raw)

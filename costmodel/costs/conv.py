@@ -2,7 +2,7 @@
 
 The kind is the algorithm that ATen and oneDNN pick on a CPU (`algorithm`): per-sample GEMM on the map as it lies
 (``conv_pointwise_gemm``) or on an unfolded copy (``conv_im2col``), with ``_by_group`` where ATen slices the channels,
-calls itself for each group and joins the results; or oneDNN's kernels on channels in blocks of 16: ``conv_1x1``,
+calls itself for each group and joins the results; or oneDNN's kernels on channels in blocks of a vector: ``conv_1x1``,
 ``conv_1x1_strided``, ``conv_direct``, ``conv_direct_strided``, ``conv_stem`` (few input channels), ``conv_depthwise``,
 ``conv_depthwise_strided``, ``conv_grouped_4``, ``_8``, ``_16`` (channels a block), ``conv_grouped_gemm``,
 ``conv_transposed``. Backward kinds end in ``_backward``; depthwise ones also in the kernel size.
@@ -19,9 +19,11 @@ from .layout import ceil_to
 from .matmul import gemm_terms, padded_flops
 from .spec import Cost, OpSpec
 
-__all__ = ["BLOCK", "FORMULAS", "Geometry", "algorithm", "backend", "geometry"]
+__all__ = ["FORMULAS", "Geometry", "algorithm", "backend", "geometry"]
 
-BLOCK = 16  # channels a block of oneDNN's layouts on 512-bit units; 8 on 256-bit ones
+# Channels a block that oneDNN's kernels for groups have, by lanes of the unit; a group of other sizes goes to GEMM.
+GROUP_BLOCKS = {16: (16, 8, 4), 8: (8,)}
+GEMM_BATCH = 16  # ATen: from so many images on, 1×1 kernels go to oneDNN on one thread as well
 STEM_CHANNELS = 4
 SMALL_MAP = 256
 LARGE_PATCH = 512  # taps of a kernel beyond which reordering a weight takes three times as long
@@ -46,6 +48,7 @@ class Geometry(NamedTuple):
     dtype: str
     itemsize: int
     threads: int
+    lanes: int  # channels a block of oneDNN's layouts: 16 on 512-bit units, 8 on 256-bit ones
 
     @property
     def pixels(self) -> int:
@@ -79,20 +82,20 @@ class Geometry(NamedTuple):
     def padded_channels(self) -> tuple[int, int]:
         """Input and output channels rounded up to whole blocks, group by group."""
         if self.depthwise:
-            return (ceil_to(self.ci, BLOCK),) * 2
+            return (ceil_to(self.ci, self.lanes),) * 2
         block = self.group_block
         g = self.groups
-        stem = g == 1 and self.ci < BLOCK
+        stem = g == 1 and self.ci < self.lanes
         ci = self.ci if stem else ceil_to(self.ci // g, block) * g
         return ci, ceil_to(self.co // g, block) * g
 
     @property
     def group_block(self) -> int:
-        """Channels a block: 16, or the largest of 8, 4 and 1 that divides the channels of a group."""
+        """Channels a block: a vector, or the largest block that divides the channels of a group; 1 if none does."""
         if self.groups == 1:
-            return BLOCK
+            return self.lanes
         inner, outer = self.ci // self.groups, self.co // self.groups
-        return next(b for b in (16, 8, 4, 1) if inner % b == 0 and outer % b == 0)
+        return next((b for b in GROUP_BLOCKS[self.lanes] if inner % b == 0 and outer % b == 0), 1)
 
 
 def _tuple(value: object, dims: int, default: int) -> tuple[int, ...]:
@@ -140,14 +143,16 @@ def geometry(op: OpSpec) -> Geometry:
         dtype=x.dtype,
         itemsize=x.itemsize,
         threads=op.threads,
+        lanes=op.lanes,
     )
 
 
 def backend(g: Geometry) -> str:
     """Which library ATen sends a convolution to on an x86 CPU: the rule of `ConvParams::use_mkldnn`, then the shape.
 
-    oneDNN takes float32 and bfloat16, unless the map is one small image, the kernel is 1×1 with stride 1, fewer
-    than 16 images and one thread, where a plain GEMM is faster, or a transposed one is padded by a whole stride.
+    oneDNN takes float32 and, with AVX-512, bfloat16, unless the map is one small image, the kernel is 1×1 with stride
+    1, fewer than 16 images and one thread, where a plain GEMM is faster, or a transposed one is padded by a whole
+    stride.
 
     >>> from .spec import op
     >>> small = op("aten::convolution", [(8, 16, 28, 28), (32, 16, 1, 1)], [(8, 32, 28, 28)])
@@ -157,10 +162,10 @@ def backend(g: Geometry) -> str:
     if 0 in (g.batch, g.ci, g.co, *g.inside):
         return "Empty"
     last = g.kernel[-2:]
-    plain = not g.strided and not g.dilated and g.batch < BLOCK and last == (1, 1) and g.threads == 1
+    plain = not g.strided and not g.dilated and g.batch < GEMM_BATCH and last == (1, 1) and g.threads == 1
     worth = g.groups > 1 or min(last) > 3 or g.batch > 1 or prod((g.batch, g.ci, *g.inside)[:4]) > MKLDNN_ELEMENTS
     widened = g.transposed and any(e >= s for e, s in zip(g.output_padding, g.stride))
-    narrow = g.dtype in ("bfloat16", "float16")
+    narrow = g.dtype in ("bfloat16", "float16") and g.lanes == 16
     if not widened and (narrow or (g.dtype == "float32" and not plain and worth)):
         return "MkldnnTranspose" if g.transposed else "Mkldnn"
     dims = f"{len(g.kernel)}d"
@@ -241,8 +246,8 @@ def _terms(g: Geometry, kind: str, bias: bool) -> dict[str, float]:
         "tap_rows": float(rows * inner * co * taps),
         **moved,
         "weight": float(weight),
-        "in_odd": moved["in"] if g.ci % BLOCK else 0.0,
-        "out_odd": moved["out"] if g.co % BLOCK else 0.0,
+        "in_odd": moved["in"] if g.ci % g.lanes else 0.0,
+        "out_odd": moved["out"] if g.co % g.lanes else 0.0,
         "in_small": moved["in"] if small else 0.0,
         "out_small": moved["out"] if small else 0.0,
         "weight_spatial": float(weight) if taps > 1 else 0.0,

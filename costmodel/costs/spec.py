@@ -53,13 +53,18 @@ class TensorSpec(NamedTuple):
 
 
 class OpSpec(NamedTuple):
-    """One op as it was traced: name without overload, tensors in the order of the schema, other arguments by name."""
+    """One op as it was traced: name without overload, tensors in the order of the schema, other arguments by name.
+
+    `threads` and `lanes` say what it is to run on, where the algorithm depends on it: `lanes` are fp32 elements of a
+    vector of oneDNN's kernels, 16 (AVX-512, and where nothing is known) or 8 (AVX2).
+    """
 
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     attrs: Mapping[str, Any]
     threads: int = 1
+    lanes: int = 16
 
     def attr(self, name: str, default: Any = None) -> Any:
         """The argument called `name`, or `default` where the call left it out."""
@@ -113,6 +118,7 @@ def op(
     outputs: Sequence[Sequence[int] | TensorSpec],
     threads: int = 1,
     dtype: str = "float32",
+    lanes: int = 16,
     **attrs: Any,
 ) -> OpSpec:
     """An `OpSpec` from bare shapes, for tests, doctests and people.
@@ -124,4 +130,4 @@ def op(
     def spec(t: Sequence[int] | TensorSpec) -> TensorSpec:
         return t if isinstance(t, TensorSpec) else TensorSpec(tuple(t), dtype)
 
-    return OpSpec(name, tuple(map(spec, inputs)), tuple(map(spec, outputs)), attrs, threads)
+    return OpSpec(name, tuple(map(spec, inputs)), tuple(map(spec, outputs)), attrs, threads, lanes)

@@ -40,7 +40,7 @@ def hinges(estimate: Estimate) -> list[Hinge]:
     A number of another runtime, of an idle cluster or of the other engine has elasticity 0.
     """
     device, name = estimate.device, estimate.runtime
-    fused = fuse(lower(estimate.graph, estimate.threads), device.runtime[name].fuse)
+    fused = fuse(lower(estimate.graph, estimate.threads, device.lanes), device.runtime[name].fuse)
     base = _total_s(device, name, fused)
     found = []
     for place, number in device.numbers():
