@@ -187,6 +187,7 @@ def encoder_layer(op: OpSpec) -> Cost:
     terms = dict(attention.terms)
     for key, value in gemm_terms(rows, hidden, 2 * x.shape[-1]).items():
         terms[key] += value
+    terms |= {"n": float(x.numel), "gelu": float(rows * hidden) if op.attr("use_gelu", False) else 0.0}
     return Cost(
         flops=attention.flops + feed_forward + activation + x.numel * (2 * 7 + 2),
         kind="transformer_encoder_layer",

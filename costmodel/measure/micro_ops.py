@@ -84,6 +84,9 @@ class Shapes:
 
 
 def _gemm_sizes(s: Shapes, skinny: bool) -> tuple[int, int, int]:
+    if s.rng.random() < (0.2 if skinny else 0.06):  # the classifier of a net of its time: weights of 100 MB
+        m = s.size(2, 16) if skinny else s.size(17, 64)
+        return m, *_large_weight(s, 2e9 / m)
     while True:
         m = s.size(2, 16) if skinny else s.size(17, 4096)
         n, k = s.channels(16, 4096), s.channels(16, 4096)
@@ -129,7 +132,17 @@ def gemm_skinny(s: Shapes) -> Call:
 
 
 def gemv(s: Shapes) -> Call:
+    if s.rng.random() < 0.2:
+        return _linear(s, 1, *_large_weight(s, 1.2e8))
     return _linear(s, 1, s.channels(16, 4096), s.channels(16, 4096))
+
+
+def _large_weight(s: Shapes, most: float) -> tuple[int, int]:
+    """Rows and columns of a weight beyond every cache, of at most `most` elements."""
+    while True:
+        n, k = s.size(1000, 30_000, 8), s.size(1000, 30_000, 8)
+        if 1e7 < n * k < most:
+            return n, k
 
 
 def bmm(s: Shapes) -> Call:
@@ -151,6 +164,34 @@ def attention_backward(s: Shapes) -> Call:
     out, lse = aten._scaled_dot_product_flash_attention_for_cpu.default(q, k, v)
     backward = aten._scaled_dot_product_flash_attention_for_cpu_backward.default
     return Call(backward, (torch.randn_like(out), q, k, v, out, lse, 0.0, False))
+
+
+def _projections(s: Shapes, most: float) -> tuple[Tensor, int, list[Tensor]]:
+    """Tokens, heads, and the weights of attention: in, out, each with its bias."""
+    while True:
+        heads, batch, tokens = s.pick(2, 3, 4, 6, 8, 12), s.batch(), s.size(16, 400)
+        width = heads * s.pick(16, 32, 64)
+        if batch * tokens * width * width < most:
+            weights = [s.tensor(3 * width, width), s.tensor(3 * width), s.tensor(width, width), s.tensor(width)]
+            return s.tensor(batch, tokens, width), heads, weights
+
+
+def multi_head(s: Shapes) -> Call:
+    """Attention with its projections as one op, as `torch.nn.MultiheadAttention` runs in eval mode."""
+    x, heads, weights = _projections(s, 3e8)
+    args = (x, x, x, x.shape[-1], heads, *weights, None, False)
+    return Call(aten._native_multi_head_attention.default, args, (5, 6, 7, 8))
+
+
+def encoder_layer(s: Shapes) -> Call:
+    """A layer of `torch.nn.TransformerEncoder` as one op, as it runs in eval mode."""
+    x, heads, weights = _projections(s, 1e8)
+    width = x.shape[-1]
+    hidden = width * s.pick(2, 4)
+    norms = [s.tensor(width) for _ in range(4)]
+    feed = [s.tensor(hidden, width), s.tensor(hidden), s.tensor(width, hidden), s.tensor(width)]
+    args = (x, width, heads, *weights, s.pick(True, False), s.pick(True, False), 1e-5, *norms, *feed)
+    return Call(aten._transformer_encoder_layer_fwd.default, args, (*range(3, 7), *range(10, 18)))
 
 
 # Element by element
@@ -376,6 +417,8 @@ GENERATORS: dict[str, tuple[Callable[[Shapes], Call], float, bool]] = {
     "gemv": (gemv, 1.0, False),
     "bmm": (bmm, 1.5, False),
     "attention": (attention, 1.0, False),
+    "multi_head": (multi_head, 0.7, False),
+    "encoder_layer": (encoder_layer, 0.7, False),
     "attention_backward": (attention_backward, 1.0, True),
     **{
         f.__name__: (f, 1.0, f.__name__.endswith("backward") or f in (loss, random))
