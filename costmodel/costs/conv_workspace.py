@@ -9,8 +9,9 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
+from . import onednn, onednn_avx2
 from .layout import channels_last, copy_bytes
-from .onednn import PAGE, backward_data, backward_weights, expanded_weights, forward
+from .onednn import PAGE, Pass
 from .spec import OpSpec, TensorSpec
 
 if TYPE_CHECKING:
@@ -19,6 +20,33 @@ if TYPE_CHECKING:
 __all__ = ["backward_workspace", "forward_workspace"]
 
 BRGEMM_SCRATCH = 2 * PAGE + 24
+
+
+def forward(g: Geometry) -> Pass:
+    """The forward primitive on the device's vector unit."""
+    return onednn_avx2.forward(g) if g.lanes == onednn_avx2.BLOCK else onednn.forward(g)
+
+
+def backward_data(g: Geometry) -> Pass:
+    """The primitive for the input's gradient."""
+    return onednn_avx2.backward_data(g) if g.lanes == onednn_avx2.BLOCK else onednn.backward_data(g)
+
+
+def backward_weights(g: Geometry) -> Pass:
+    """The primitive for the weight's gradient."""
+    return onednn_avx2.backward_weights(g) if g.lanes == onednn_avx2.BLOCK else onednn.backward_weights(g)
+
+
+def expanded_weights(g: Geometry) -> int:
+    """Bytes of the weight's gradient as a channels-last kernel makes it."""
+    return onednn_avx2.expanded_weights(g) if g.lanes == onednn_avx2.BLOCK else onednn.expanded_weights(g)
+
+
+def _kernel_weights(g: Geometry, backward: bool) -> int:
+    """Bytes of the weights as a kernel for maps in channels-last takes them."""
+    if g.lanes == onednn_avx2.BLOCK:
+        return onednn_avx2.channels_last_weights(g, backward)
+    return (backward_data(g) if backward else forward(g)).weights
 
 
 def _sizes(g: Geometry) -> tuple[int, int, int]:
@@ -67,7 +95,7 @@ def forward_workspace(op: OpSpec, g: Geometry, backend: str) -> int:
         return unfolded(g) * whole + (0 if channels_last(x) else copy_bytes(x))
     if by_position(x, w) and not g.transposed:
         copies = (0 if channels_last(x) else x.numel * x.itemsize) + (0 if channels_last(w) else weight)
-        return copies + forward(g).weights + (0 if g.depthwise else BRGEMM_SCRATCH)
+        return copies + _kernel_weights(g, False) + (0 if g.depthwise else BRGEMM_SCRATCH)
     copies = copy_bytes(x) + copy_bytes(w)
     if g.transposed:
         run = backward_data(_swapped(g))
@@ -137,7 +165,7 @@ def _channels_last_backward(g: Geometry, gy: TensorSpec, x: TensorSpec, w: Tenso
     if to_x:
         run = backward_data(g)
         scratch = 0 if g.depthwise else run.scratch if run.name == "channels_last" else BRGEMM_SCRATCH
-        peaks.append(run.weights + scratch - weight * to_w)
+        peaks.append(_kernel_weights(g, True) + scratch - weight * to_w)
     if to_w:
         peaks.append(expanded_weights(g) + weight)
     return copies + max(peaks)

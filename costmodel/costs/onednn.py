@@ -16,7 +16,10 @@ from .layout import ceil_to
 if TYPE_CHECKING:
     from .conv import Geometry
 
-__all__ = ["PAGE", "Pass", "backward_data", "backward_weights", "expanded_weights", "forward"]
+__all__ = [
+    "ALIGN", "PAGE", "Pass", "backward_data", "backward_weights", "expanded_weights", "forward",
+    "gemm_backward", "gemm_forward", "gemm_weights", "map_bytes", "one_by_one",
+]  # fmt: skip
 
 BLOCK = 16
 AVX2_BLOCK = 8
@@ -43,7 +46,7 @@ class Pass(NamedTuple):
         return self.src + self.weights + self.dst + self.scratch
 
 
-def _maps(g: Geometry, ci: int, co: int) -> tuple[int, int]:
+def map_bytes(g: Geometry, ci: int, co: int) -> tuple[int, int]:
     """Bytes of the input's and the output's map with `ci` and `co` channels."""
     return (
         g.batch * ci * prod(g.inside) * g.itemsize,
@@ -58,12 +61,13 @@ def _unfolded(g: Geometry) -> int:
     return g.ci // g.groups * g.taps * prod(g.outside) * g.itemsize
 
 
-def _gemm(g: Geometry) -> Pass:
-    _, dst = _maps(g, g.ci, g.co)
-    return Pass("gemm", 0, 0, dst, g.threads * _unfolded(g) + ALIGN)
+def gemm_forward(g: Geometry, most: int = 1 << 62) -> Pass:
+    """An unfolded image a thread, or as much of it as `most` bytes hold."""
+    _, dst = map_bytes(g, g.ci, g.co)
+    return Pass("gemm", 0, 0, dst, g.threads * min(_unfolded(g), most) + ALIGN)
 
 
-def _one_by_one(g: Geometry) -> bool:
+def one_by_one(g: Geometry) -> bool:
     """Whether the 1×1 kernel takes it: a stride must divide the map."""
     divides = all(o * s == i for i, o, s in zip(g.inside, g.outside, g.stride))
     return g.pointwise and not max(g.padding) and (not g.strided or divides)
@@ -88,16 +92,16 @@ def forward(g: Geometry) -> Pass:
     size = g.itemsize
     if g.depthwise:
         channels = ceil_to(g.ci, BLOCK)
-        src, dst = _maps(g, channels, channels)
+        src, dst = map_bytes(g, channels, channels)
         return Pass("depthwise", src, channels * g.taps * size, dst)
     if g.groups > 1:
         if g.group_block == 1:
-            return _gemm(g)
-        src, dst = _maps(g, g.ci, g.co)
+            return gemm_forward(g)
+        src, dst = map_bytes(g, g.ci, g.co)
         return Pass("grouped", src, g.co * (g.ci // g.groups) * g.taps * size, dst)
     ci, co = ceil_to(g.ci, BLOCK), ceil_to(g.co, BLOCK)
-    src, dst = _maps(g, ci, co)
-    if _one_by_one(g):
+    src, dst = map_bytes(g, ci, co)
+    if one_by_one(g):
         return Pass("1x1", src, ci * co * size, dst, _gathered(g))
     if g.ci < BLOCK:
         return Pass("stem", 0, co * g.ci * g.taps * size, dst)
@@ -115,16 +119,16 @@ def backward_data(g: Geometry) -> Pass:
     """
     if g.groups > 1:
         if g.depthwise and g.dilated:
-            return _gemm_backward(g)
+            return gemm_backward(g)
         picked = forward(g)
         wide = min(g.ci, g.co) // g.groups >= BLOCK
         if g.depthwise or not g.strided or not wide:
-            return _gemm_backward(g) if picked.name == "gemm" else picked
+            return gemm_backward(g) if picked.name == "gemm" else picked
     size = g.itemsize
     if g.strided and g.dilated and not g.pointwise:
-        return _gemm_backward(g)
+        return gemm_backward(g)
     if g.strided and not g.dilated:
-        src, dst = _maps(g, g.ci, g.co)
+        src, dst = map_bytes(g, g.ci, g.co)
         block = BLOCK if g.ci // g.groups <= BLOCK else 2 * BLOCK
         reordered = 0 if prod(g.outside) == 1 else dst
         widened = (o + 2 * (k - 1 - p) // s for o, k, p, s in zip(g.outside, g.kernel, g.padding, g.stride))
@@ -132,13 +136,20 @@ def backward_data(g: Geometry) -> Pass:
         weights = ceil_to(g.ci // g.groups, block) * g.co * g.taps * size
         return Pass("channels_last", src, weights, reordered, scratch)
     ci, co = ceil_to(g.ci, BLOCK), ceil_to(g.co, BLOCK)
-    src, dst = _maps(g, ci, co)
-    return Pass("1x1" if _one_by_one(g) else "direct", src, ci * co * g.taps * size, dst, _gathered(g))
+    src, dst = map_bytes(g, ci, co)
+    return Pass("1x1" if one_by_one(g) else "direct", src, ci * co * g.taps * size, dst, _gathered(g))
 
 
-def _gemm_backward(g: Geometry) -> Pass:
-    src, _ = _maps(g, g.ci, g.co)
-    return Pass("gemm", src, 0, 0, g.threads * _unfolded(g) + ALIGN)
+def gemm_backward(g: Geometry, workers: int | None = None) -> Pass:
+    """An unfolded image a worker; all threads are, unless said otherwise."""
+    src, _ = map_bytes(g, g.ci, g.co)
+    return Pass("gemm", src, 0, 0, (workers or g.threads) * _unfolded(g) + ALIGN)
+
+
+def gemm_weights(g: Geometry, workers: int | None = None) -> Pass:
+    """An unfolded image and sums of the weight's gradient a worker."""
+    weights = g.co * (g.ci // g.groups) * g.taps * g.itemsize
+    return Pass("gemm", 0, weights, 0, (workers or _workers(g)) * (_unfolded(g) + 4 * weights) + 2 * ALIGN)
 
 
 def backward_weights(g: Geometry) -> Pass:
@@ -154,26 +165,25 @@ def backward_weights(g: Geometry) -> Pass:
     ('depthwise', 'gemm')
     """
     size = g.itemsize
-    weights = g.co * (g.ci // g.groups) * g.taps * size
     narrow_group = g.groups > 1 and not g.depthwise and g.group_block < AVX2_BLOCK
     if (
         narrow_group
         or (g.depthwise and (max(g.kernel) > 3 or g.dilated))
         or (g.groups == 1 and min(g.kernel) > 14 and g.strided)
     ):
-        return Pass("gemm", 0, weights, 0, _workers(g) * (_unfolded(g) + 4 * weights) + 2 * ALIGN)
+        return gemm_weights(g)
     if g.groups > 1:
         return forward(g)
-    stem = g.ci < BLOCK and not _one_by_one(g)
+    stem = g.ci < BLOCK and not one_by_one(g)
     block = AVX2_BLOCK if stem and g.ci > 3 else BLOCK
     ci = g.ci if stem and g.ci <= 3 else ceil_to(g.ci, block)
     co = ceil_to(g.co, block)
-    src, dst = _maps(g, ci, co)
+    src, dst = map_bytes(g, ci, co)
     picked = Pass("direct", src, co * ci * g.taps * size, dst)
     partial = (g.threads - 1) * picked.weights + (2 * PAGE + ALIGN if g.threads > 1 else 0)  # a sum a thread
     if stem and g.ci <= 3:
         return picked._replace(name="stem", src=0, scratch=partial)
-    if _one_by_one(g):
+    if one_by_one(g):
         return picked._replace(name="1x1", scratch=_gathered(g) or partial)
     return picked._replace(scratch=partial)
 
