@@ -21,7 +21,18 @@ from .device import Device
 from .errors import CostmodelError, FileError, UnknownName
 from .graph import write_atomic
 
-__all__ = ["COLUMNS", "Run", "Runs", "Skip", "append_runs", "read_runs", "runs_path", "runtime_for", "stream_runs"]
+__all__ = [
+    "COLUMNS",
+    "Run",
+    "Runs",
+    "Skip",
+    "append_runs",
+    "locked",
+    "read_runs",
+    "runs_path",
+    "runtime_for",
+    "stream_runs",
+]
 
 COLUMNS = (
     "model", "task", "method", "batch", "input_size", "dtype", "device", "framework", "threads", "latency_ms",
@@ -219,7 +230,7 @@ def append_runs(path: str | os.PathLike[str], runs: Iterable[Run]) -> Path:
     """Add runs to a file (made if missing), whole or not at all; two processes may do so at once."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(target):
+    with locked(target):
         old = target.read_text(encoding="utf-8") if target.exists() else ""
         if old and next(csv.reader([old.split("\n", 1)[0]])) != list(COLUMNS):
             raise FileError(target, "", "has other columns than this version writes; move it away or choose a new file")
@@ -408,7 +419,7 @@ def _count(cells: Mapping[str, str], key: str) -> int | None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold the write lock of a file, in a neighbour of it: the file itself is replaced at each write."""
     try:
         import fcntl

@@ -28,6 +28,10 @@ def pareto(
     ] = None,
     grid: Annotated[str, typer.Option("--grid", help="demo (a minute), quick (minutes) or full (hours).")] = "quick",
     threads: o.Threads = 1,
+    processes: Annotated[
+        int | None,
+        typer.Option("--processes", min=1, help="That train or quantize at a time.", show_default="one a core"),
+    ] = None,
     measure: Annotated[
         str | None,
         typer.Option("--measure", help="Run each arm here too; what this machine is called.", metavar="DEVICE"),
@@ -59,7 +63,7 @@ def pareto(
         if family is not None:
             found, _ = family_points(
                 family, devices, budget=cast(Budget, grid), threads=threads, keep=keep, measure_on=measure,
-                progress=progress,
+                processes=processes, progress=progress,
             )  # fmt: skip
         else:
             found = table_points(cast(Path, points), devices, threads=threads)

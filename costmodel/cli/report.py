@@ -27,9 +27,12 @@ def report(
     """
     from ..device import load_device
     from ..errors import CostmodelError
+    from ..graph import write_atomic
     from ..job import training_job
     from ..report import render, report_of
+    from ..report._fronts_page import fronts_page
     from ..tasks.collect import fronts_of_results, priced_traces, validated_runs
+    from ..tasks.ordering import orderings
     from ._progress import bar
 
     devices = [load_device(name) for name in device or ("raspberry-pi-4b", "epyc-zen4-vm-2c", "jetson-orin-nano-8g")]
@@ -40,7 +43,7 @@ def report(
         progress(1, 3, "runs")
         validation, files = validated_runs(runs)
         progress(2, 3, "fronts")
-        fronts = fronts_of_results(family, devices)
+        fronts, results = fronts_of_results(family, devices)
     if not (estimates or validation or fronts):
         raise CostmodelError(f"nothing to report: no traces in {traces}, no runs in {runs}, no task results")
     whole = report_of([*jobs, *estimates, *([validation] if validation else []), *fronts, *files])
@@ -52,5 +55,11 @@ def report(
         for f in fronts
         for kind in ("png", "svg")
     ]
-    tables = [render(fronts, "markdown", output / "fronts-tables.md")] if fronts else []
+    tables = []
+    if fronts:
+        text = fronts_page(fronts, orderings(results), devices)
+        tables = [
+            write_atomic(output / "fronts.md", text.encode()),
+            render(fronts, "markdown", output / "fronts-tables.md"),
+        ]
     print("wrote", ", ".join(str(p) for p in (page, figures, *tables)), f"and {len(pictures)} pictures beside them")

@@ -11,7 +11,7 @@ from ._table import Row, Table
 if TYPE_CHECKING:
     from . import Report
 
-__all__ = ["render"]
+__all__ = ["markdown_table", "plain", "render"]
 
 SUFFIX = ".md"
 
@@ -20,32 +20,33 @@ def render(report: Report) -> str:
     """A heading, a sentence and tables for each part."""
     blocks = []
     for heading, sentence, tables in listing(report):
-        blocks += [f"### {_plain(heading)}", f"**{_plain(sentence)}**", *(_table(t) for t in tables)]
+        blocks += [f"### {plain(heading)}", f"**{plain(sentence)}**", *(markdown_table(t) for t in tables)]
     return "\n\n".join(blocks) + "\n"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """`text` as it is: what Markdown or HTML would read as marks is escaped."""
     return re.sub(r"([\\`*_\[\]<>|~#])", r"\\\1", " ".join(text.split()))
 
 
-def _table(table: Table) -> str:
+def markdown_table(table: Table) -> str:
+    """A table with its title above and its note below."""
     lines = [
-        f"*{_plain(table.title)}*",
+        f"*{plain(table.title)}*",
         "",
-        _line(tuple(_plain(c.title) for c in table.columns)),
+        _line(tuple(plain(c.title) for c in table.columns)),
         _line(tuple("---:" if c.numeric else "---" for c in table.columns)),
         *(_line(_texts(row)) for row in table.rows),
     ]
     if table.total:
         lines.append(_line(tuple(f"**{t}**" if t != "–" else "" for t in _texts(table.total))))
     if table.note:
-        lines += ["", _plain(table.note)]
+        lines += ["", plain(table.note)]
     return "\n".join(lines)
 
 
 def _texts(row: Row) -> tuple[str, ...]:
-    return tuple(_plain(c.text) for c in row)
+    return tuple(plain(c.text) for c in row)
 
 
 def _line(cells: tuple[str, ...]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,11 +17,13 @@ from ..pareto import Front, pareto
 from ..runs import read_runs
 from ..sources import Source, source_of
 from ..validate import Case, Validation, validate
-from . import families
+from . import families, family
 from .points import family_points
-from .result import committed
+from .result import Budget, TaskResult, committed
 
-__all__ = ["fronts_of_results", "priced_traces", "validated_runs"]
+__all__ = ["fronts_of_results", "kept_grid", "priced_traces", "validated_runs"]
+
+_SEEDS = 3  # of an arm: fewer give no standard error to go by
 
 
 def priced_traces(folder: Path, targets: Sequence[Device]) -> list[Estimate]:
@@ -68,13 +71,25 @@ def _csv_cases(path: Path, device: Device) -> tuple[tuple[Case, ...], dict[str, 
     return validate(estimates, runs).cases, skipped
 
 
-def fronts_of_results(names: Sequence[str] | None, targets: Sequence[Device]) -> list[Front]:
-    """Latency, memory and energy fronts of each family that has kept results; nothing is trained."""
+def fronts_of_results(names: Sequence[str] | None, targets: Sequence[Device]) -> tuple[list[Front], list[TaskResult]]:
+    """Latency, memory and energy fronts of each family that has kept results, and those results; nothing is trained."""
     fronts: list[Front] = []
+    behind: list[TaskResult] = []
     for name in names or families():
-        if not committed(name, "quick"):
+        budget = kept_grid(name)
+        if budget is None:
             continue
-        points, _ = family_points(name, targets, threads=None, kept_only=True)
+        points, results = family_points(name, targets, budget=budget, threads=None, kept_only=True)
+        behind += results
         for axis in ("latency_s", "peak_live_bytes", "energy_j"):
             fronts += pareto(points, axis=axis).values()
-    return fronts
+    return fronts, behind
+
+
+def kept_grid(name: str) -> Budget | None:
+    """The largest grid of a family that is kept with three seeds of every arm, else what there is; None: nothing."""
+    for budget in ("full", "quick"):
+        seeds = Counter(result.arm for result in committed(name, budget))
+        if seeds and all(seeds[arm] >= _SEEDS for arm, _ in family(name).grid(budget)):
+            return budget
+    return next((budget for budget in ("quick", "full") if committed(name, budget)), None)

@@ -15,6 +15,7 @@ from ..pareto import Point
 from ..sources import Source, profile_sources, source_of
 from . import family as family_of
 from .arms import arm_run, arm_trace, kept_runs
+from .pool import run_grid
 from .result import Budget, Summary, TaskResult, committed, kept_file, publish, published, summary
 
 __all__ = ["costs_of", "family_points", "table_points"]
@@ -45,6 +46,7 @@ def family_points(
     kept_only: bool = False,
     keep: bool = False,
     measure_on: str | None = None,
+    processes: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[list[Point], list[TaskResult]]:
     """Train or quantize every arm of a family (or find it in the cache), and price it on each device.
@@ -57,6 +59,7 @@ def family_points(
         kept_only: use the results and traces that ship, and train nothing that is missing.
         keep: write results, traces and runs where the shipped ones are.
         measure_on: what this machine is called; each arm is run here too.
+        processes: that train or quantize at a time, one thread each; None: one a core.
         progress: called with done, total and what is next.
 
     Returns:
@@ -66,10 +69,11 @@ def family_points(
     grid = [] if kept_only else task.grid(budget)
     total = len(grid) + len({arm for arm, _ in grid})
     report = progress or (lambda *_: None)
-    results = committed(name, budget) if kept_only else []
-    for i, (arm, seed) in enumerate(grid):
-        report(i, total, f"{name} {arm} seed {seed}")
-        results.append(task.run(arm, seed=seed, budget=budget))
+    results = (
+        committed(name, budget)
+        if kept_only
+        else run_grid(name, grid, budget, processes=processes, report=lambda done, what: report(done, total, what))
+    )
     accuracies: list[Source] = []
     if keep and not kept_only:
         accuracies = [source_of(publish(name, budget, results), "accuracies, by seed")]

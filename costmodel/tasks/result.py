@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,9 +18,11 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from costmodel.errors import FileError
 from costmodel.graph import write_atomic
+from costmodel.runs import locked
 
 __all__ = [
     "Budget",
+    "NotKept",
     "Progress",
     "Scalar",
     "Summary",
@@ -28,6 +32,7 @@ __all__ = [
     "committed",
     "kept_file",
     "key_of",
+    "only_kept",
     "paired",
     "publish",
     "published",
@@ -40,7 +45,12 @@ Progress = Callable[[float, str], None]
 
 Scalar = str | int | float | bool | None
 _SCHEMA = 1
+_LOOKING: ContextVar[bool] = ContextVar("_LOOKING", default=False)
 _COMMITTED = Path(__file__).resolve().parents[2] / "traces" / "runs" / "tasks"
+
+
+class NotKept(Exception):
+    """Raised by `cached` inside `only_kept`."""
 
 
 @dataclass(frozen=True)
@@ -107,18 +117,32 @@ def cached(key: str, compute: Callable[[], TaskResult]) -> TaskResult:
         return replace(_read(file.read_bytes(), file), key=key)
     if key in (shelf := _committed_by_key()):
         return shelf[key]
+    if _LOOKING.get():
+        raise NotKept(key)
     result = replace(compute(), key=key)
     write_json(file, asdict(result))
     return result
 
 
+@contextmanager
+def only_kept() -> Iterator[None]:
+    """Inside, `cached` computes nothing: it raises `NotKept` for what is not kept."""
+    token = _LOOKING.set(True)
+    try:
+        yield
+    finally:
+        _LOOKING.reset(token)
+
+
 def cached_json(kind: str, key: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """A small intermediate answer (a learning-rate search, say) under `key`, computed once."""
+    """A small intermediate answer (a learning-rate search, say) under `key`, computed once; other processes wait."""
     file = cache_folder() / kind / f"{key}.json"
-    if file.is_file():
-        return cast("dict[str, Any]", json.loads(file.read_text(encoding="utf-8")))
-    answer = compute()
-    write_json(file, answer)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with locked(file):
+        if file.is_file():
+            return cast("dict[str, Any]", json.loads(file.read_text(encoding="utf-8")))
+        answer = compute()
+        write_json(file, answer)
     return answer
 
 

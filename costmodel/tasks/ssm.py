@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from costmodel.graph import write_atomic
 from costmodel.methods import apply_method
 from costmodel.models._compat import require
+from costmodel.runs import locked
 from costmodel.tasks.data import Text, text
 from costmodel.tasks.result import Budget, Progress, TaskResult, cache_folder, cached, key_of
 from costmodel.tasks.train import Watch
@@ -65,8 +66,13 @@ RECIPES: dict[Budget, Recipe] = {
 
 
 def grid(budget: Budget) -> list[tuple[str, int]]:
-    """The points (arm, seed) of a budget, seed by seed, so that a run cut short has whole fronts."""
-    return [(arm, seed) for seed in SEEDS[budget] for arm in ARMS[budget]]
+    """The points (arm, seed) of a budget, seed by seed, so that a run cut short has whole fronts.
+
+    Both networks in turn: two processes train one each.
+    """
+    of = {base: [arm for arm in ARMS[budget] if _parts(arm)[0] == base] for base in ("mamba", "mamba2")}
+    arms = sorted(ARMS[budget], key=lambda arm: of[_parts(arm)[0]].index(arm))
+    return [(arm, seed) for seed in SEEDS[budget] for arm in arms]
 
 
 def run(arm: str, *, seed: int, budget: Budget, progress: Progress | None = None) -> TaskResult:
@@ -80,6 +86,8 @@ def run(arm: str, *, seed: int, budget: Budget, progress: Progress | None = None
         watch = Watch.start()
         model = _adapt(_language_model(base, weights), method, _calibration(source, recipe, seed))
         wall_s, cpu_s = watch.read()
+        if method == "bf16":
+            _sum_in_fp32(model)
         windows = _test_windows(source, recipe)
         by_window = generation_bits(model, windows, _under(progress, f"{arm}: seed {seed}"))
         prefill = bits_per_byte(model, windows)
@@ -154,6 +162,24 @@ def _adapt(model: nn.Module, method: str, calibration: Tensor) -> nn.Module:
     return apply_method("fused_scan" if method == "fp32" else method, model, {"input_ids": calibration})
 
 
+def _sum_in_fp32(model: nn.Module) -> None:
+    """Let the linear layers of a bf16 model compute what a bf16 matmul with sums in fp32 does, by fp32 matmuls.
+
+    Products of two bf16 are exact in fp32 and the result is rounded once, as in the hardware instruction; a processor
+    without that instruction takes far longer for the bf16 matmul.
+    """
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear):
+            layer.__class__ = _SumsInFp32
+
+
+class _SumsInFp32(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        bias: Tensor | None = self.bias
+        wide = nn.functional.linear(input.float(), self.weight.float(), None if bias is None else bias.float())
+        return wide.to(self.weight.dtype)
+
+
 def _share(source: Text, name: str) -> np.ndarray:
     """Blocks (n, 65536) of the text: of every twenty, the last is to test on, the tenth kept, the rest to train on."""
     blocks = source.raw[: source.raw.size // _BLOCK * _BLOCK].reshape(-1, _BLOCK)
@@ -186,14 +212,16 @@ def _trained(base: str, seed: int, recipe: Recipe, source: Text, progress: Progr
         version=_TRAIN_VERSION, base=base, config=_config(base).to_dict(), seed=seed, data=source.digest, **content
     )
     file = cache_folder() / "checkpoints" / f"{base}-{key}.pt"
-    if not file.is_file():
-        torch.manual_seed(seed)
-        model = apply_method("fused_scan", _language_model(base, None), {"input_ids": torch.zeros(1, 8).long()})
-        watch = Watch.start()
-        _fit(model, _share(source, "train"), recipe, seed, _under(progress, f"training {base}, seed {seed}"))
-        blob = io.BytesIO()
-        torch.save({"weights": model.state_dict(), "train_s": watch.read()}, blob)
-        write_atomic(file, blob.getvalue())
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with locked(file):  # another process may be at it
+        if not file.is_file():
+            torch.manual_seed(seed)
+            model = apply_method("fused_scan", _language_model(base, None), {"input_ids": torch.zeros(1, 8).long()})
+            watch = Watch.start()
+            _fit(model, _share(source, "train"), recipe, seed, _under(progress, f"training {base}, seed {seed}"))
+            blob = io.BytesIO()
+            torch.save({"weights": model.state_dict(), "train_s": watch.read()}, blob)
+            write_atomic(file, blob.getvalue())
     return torch.load(file, map_location="cpu", weights_only=True)["weights"]
 
 

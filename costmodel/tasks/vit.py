@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from costmodel.graph import write_atomic
 from costmodel.methods import apply_method
 from costmodel.models._compat import require
+from costmodel.runs import locked
 from costmodel.tasks.data import Images, images
 from costmodel.tasks.result import Budget, Progress, Scalar, TaskResult, cache_folder, key_of
 from costmodel.tasks.train import ImageTask, Recipe, Stage, accuracy, fit, run_arm, train_split, val_split
@@ -116,15 +117,17 @@ def _pretrained(images: Images, budget: Budget) -> tuple[dict[str, Tensor], floa
     shape = (SIZE, PATCH, DIM, DEPTH, HEADS)
     key = key_of(version=1, data=images.digest, recipe=recipe.settings(), shape=shape, classes=OLD_CLASSES)
     file = cache_folder() / "checkpoints" / f"vit-{key}.pt"
-    if not file.is_file():
-        torch.manual_seed(_PRETRAIN_SEED)
-        model = _network(len(OLD_CLASSES))
-        train = train_split(images, recipe.train, _PRETRAIN_SEED, OLD_CLASSES)
-        fit(model, _stages(model), _prepare, train, recipe, recipe.lrs[0], _PRETRAIN_SEED)
-        score = accuracy(model, _prepare, val_split(images, recipe.val, OLD_CLASSES))
-        blob = io.BytesIO()
-        torch.save({"weights": model.state_dict(), "accuracy": score}, blob)
-        write_atomic(file, blob.getvalue())
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with locked(file):  # another process may be at it
+        if not file.is_file():
+            torch.manual_seed(_PRETRAIN_SEED)
+            model = _network(len(OLD_CLASSES))
+            train = train_split(images, recipe.train, _PRETRAIN_SEED, OLD_CLASSES)
+            fit(model, _stages(model), _prepare, train, recipe, recipe.lrs[0], _PRETRAIN_SEED)
+            score = accuracy(model, _prepare, val_split(images, recipe.val, OLD_CLASSES))
+            blob = io.BytesIO()
+            torch.save({"weights": model.state_dict(), "accuracy": score}, blob)
+            write_atomic(file, blob.getvalue())
     kept = torch.load(file, map_location="cpu", weights_only=True)
     return kept["weights"], kept["accuracy"]
 
