@@ -291,13 +291,18 @@ def estimate(
         latency_s=Range.around(total, interval, widen),
         baseline_latency_s=roofline(lowered, device, constants),
         footprint=memory,
-        memory=Memory(
-            Range.around(memory.peak_live, constants.interval.get("peak_live", _LIVE)),
-            Range.around(memory.peak_reserved, constants.interval.get("peak_reserved", _RESIDENT)),
-            Range.around(memory.peak_rss, constants.interval.get("peak_rss", _RESIDENT)),
-        ),
+        memory=memory_ranges(memory, constants),
         energy_j=_energy(lowered, device, seconds * scale, interval),
         coverage=coverage,
+    )
+
+
+def memory_ranges(found: Footprint, runtime: Runtime) -> Memory:
+    """The three peaks of a footprint, each with its interval."""
+    return Memory(
+        Range.around(found.peak_live, runtime.interval.get("peak_live", _LIVE)),
+        Range.around(found.peak_reserved, runtime.interval.get("peak_reserved", _RESIDENT)),
+        Range.around(found.peak_rss, runtime.interval.get("peak_rss", _RESIDENT)),
     )
 
 

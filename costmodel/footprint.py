@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,13 +10,13 @@ from .core.allocator import CACHING, MALLOC, SMALL, STEP_MALLOC, Held, Malloc, c
 from .core.memory import allocation_events, live_bytes
 from .core.table import I8
 from .device import Number, Runtime
-from .errors import CaptureError, CostmodelError
+from .errors import CostmodelError
 from .graph import OpGraph
 from .lower import Lowered
 
 __all__ = [
-    "AT_PEAK", "RUNTIME_SOURCE", "Blocks", "Footprint", "Holder", "Largest",
-    "addresses", "blocks_of", "fits_in", "footprint", "largest_that_fits", "runtime_bytes", "runtime_parts",
+    "AT_PEAK", "RUNTIME_SOURCE", "Blocks", "Footprint", "Holder",
+    "addresses", "blocks_of", "fits_in", "footprint", "runtime_bytes", "runtime_parts",
 ]  # fmt: skip
 
 # Where the bytes of the peak go, by role of their storage; the keys of `estimate --json`.
@@ -165,6 +164,27 @@ def _made_by_convolutions(graph: OpGraph, birth: I8) -> I8:
     return first[np.isin(op, np.fromiter(shapes.values(), np.int64, len(shapes)))]
 
 
+def _with_dropped(blocks: Blocks, event: I8, dropped: list[int]) -> tuple[Blocks, I8]:
+    """Blocks of these bytes that come and go while the model is made: after its weights, before the first step.
+
+    Malloc remembers the size of a mapping that was freed: no block up to it is mapped any more, and the heap is
+    trimmed later.
+    """
+    n, made = len(blocks.size), np.array(dropped, np.int64)
+    none = np.full(len(made), -1)
+    whole = replace(
+        blocks,
+        size=np.concatenate((blocks.size, made)),
+        birth=np.concatenate((blocks.birth, none)),
+        death=np.concatenate((blocks.death, none)),
+        first_birth=np.concatenate((blocks.first_birth, none)),
+        stay=np.concatenate((blocks.stay, 0 * none)),
+    )
+    there = int(((blocks.first_birth < 0) & (blocks.birth < blocks.death)).sum())
+    numbers = n + 1 + np.arange(len(made))
+    return whole, np.insert(event, there, np.stack((numbers, -numbers), axis=1).ravel())
+
+
 def _with_objects(blocks: Blocks, event: I8, beside: float, throw: int) -> tuple[I8, I8]:
     """Events and sizes of `_STEPS` runs with small objects among them, each right after its tensor; some objects
     outlive a share `beside` of tensors."""
@@ -292,11 +312,14 @@ def footprint(lowered: Lowered, runtime: Runtime, weight_copies: float = 1.0) ->
 
 
 def _loading_bytes(graph: OpGraph, size: I8, weight_copies: float) -> int:
-    """Bytes of weights while the model is made.
-
-    Where an embedding is also the weight of the head, transformers makes a head of its own first and then drops it.
-    """
+    """Bytes of weights while the model is made, with the heads that are dropped."""
     weights = sum(int(z) for z, role in zip(size, graph.storage_role) if role in ("parameter", "buffer"))
+    return int(weight_copies * weights) + sum(_dropped_heads(graph, size))
+
+
+def _dropped_heads(graph: OpGraph, size: I8) -> list[int]:
+    """Bytes of heads of their own: where an embedding is also the weight of the head, transformers makes one and then
+    drops it."""
     read: dict[str, set[int]] = {"embedding": set(), "product": set()}
     for name, inputs in zip(graph.op_name, graph.op_inputs):
         kind = name.split(".", 1)[0].removeprefix("aten::")
@@ -305,7 +328,7 @@ def _loading_bytes(graph: OpGraph, size: I8, weight_copies: float) -> int:
         elif kind in ("mm", "addmm", "matmul", "linear", "bmm"):
             read["product"].update(graph.tensor_storage[t] for t in inputs)
     tied = read["embedding"] & read["product"]
-    return int(weight_copies * weights) + sum(int(size[s]) for s in tied if graph.storage_role[s] == "parameter")
+    return [int(size[s]) for s in tied if graph.storage_role[s] == "parameter"]
 
 
 # So many storages are not all a step's results.
@@ -339,7 +362,7 @@ def _held(lowered: Lowered, runtime: Runtime) -> list[Held]:
         blocks = blocks_of(lowered)
         return [caching_allocator(blocks.events(_STEPS), blocks.size, CACHING, 0)]
     blocks = blocks_of(lowered)
-    event = blocks.events(_STEPS)
+    blocks, event = _with_dropped(blocks, blocks.events(_STEPS), _dropped_heads(lowered.graph, lowered.memory.bytes))
     beside = _BESIDE if lowered.graph.meta.mode == "train" else 0.0
     return [glibc_malloc(*_with_objects(blocks, event, beside, throw), STEP_MALLOC) for throw in range(_THROWS)]
 
@@ -398,93 +421,3 @@ def fits_in(lowered: Lowered, runtime: Runtime, capacity_bytes: float) -> bool:
         blocks = blocks_of(lowered)
         return caching_allocator(blocks.events(_STEPS), blocks.size, CACHING, int(capacity_bytes)).failed < 0
     return footprint(lowered, runtime).peak_rss <= capacity_bytes
-
-
-@dataclass(frozen=True)
-class Largest:
-    """The largest size (a batch, a sequence) whose peak is within a capacity.
-
-    Attributes:
-        size: the answer; 0 if not even 1 fits.
-        peak_bytes: its peak.
-        fixed_bytes, bytes_each: the affine fit through the first two sizes, ``peak = fixed + each · size``.
-        error: of the fit at the third trace, relative.
-        bound_by: ``memory``; or ``model``, which the next size cannot be traced with; or ``limit``.
-        traced: size to peak of everything that was traced.
-    """
-
-    size: int
-    peak_bytes: int
-    fixed_bytes: float
-    bytes_each: float
-    error: float
-    bound_by: str
-    traced: dict[int, int]
-
-
-def largest_that_fits(
-    peak_bytes: Callable[[int], int], capacity_bytes: float, sizes: tuple[int, int] = (1, 2), limit: int = 1 << 20
-) -> Largest:
-    """Largest size whose peak fits, by two traces and an affine fit, checked by a third at the answer.
-
-    Args:
-        peak_bytes: traces one size and returns its peak (live, reserved or resident); raises `CaptureError` for a size
-            that the model does not take.
-        capacity_bytes: what there is.
-        sizes: the two sizes to trace; the second is doubled while the peak does not grow (loading the model is more
-            than the step).
-        limit: no larger size is tried.
-
-    Returns:
-        The size, its traced peak, and the fit with its error at the third trace. The answer is traced and fits, and
-        the next size is traced and does not: where the fit is off, it is made again through nearer sizes.
-
-    Raises:
-        CostmodelError: sizes that are not increasing and positive; a peak that does not grow.
-    """
-    small, large = sizes
-    if not 0 < small < large:
-        raise CostmodelError(f"two sizes to trace must be positive and increasing, not {small} and {large}")
-    if capacity_bytes <= 0:
-        raise CostmodelError(f"capacity must be more than 0 bytes, not {capacity_bytes:.0f}")
-    known: dict[int, int] = {small: peak_bytes(small)}
-    refused = limit + 1
-    size, line, error = large, None, 0.0
-    while True:
-        try:
-            known[size] = peak_bytes(size)
-        except CaptureError:
-            refused = min(refused, size)
-        else:
-            if line is None and known[size] > known[small]:
-                line = _line(known, small, size)
-            elif line is not None and not error:
-                error = (line[0] + line[1] * size) / known[size] - 1.0
-        fits = max((k for k, peak in known.items() if peak <= capacity_bytes), default=0)
-        over = min((k for k, peak in known.items() if peak > capacity_bytes), default=limit + 1)
-        fails = min(over, refused)
-        if fails <= fits + 1:
-            break
-        size = _next_size(known, capacity_bytes, fits, fails, bisect=refused <= over and refused <= limit)
-    if line is None and fits == limit:
-        raise CostmodelError(f"the peak does not grow from size {small} to {limit}: does the model use what is varied?")
-    fixed, each = line or (float(known.get(fits, 0)), 0.0)
-    bound = "memory" if fails == over <= limit else "model" if fails == refused <= limit else "limit"
-    return Largest(fits, known.get(fits, 0), fixed, each, error, bound, dict(sorted(known.items())))
-
-
-def _next_size(known: dict[int, int], capacity: float, fits: int, fails: int, bisect: bool) -> int:
-    """Where the line through the two traced sizes nearest to the capacity meets it, within what is still open."""
-    a, b = sorted(sorted(known, key=lambda k: abs(known[k] - capacity))[:2]) if len(known) > 1 else (fits, fits)
-    if bisect or known.get(b, 0) <= known.get(a, 0):
-        guess = (fits + fails) // 2 if bisect else 2 * max(known)
-    else:
-        fixed, each = _line(known, a, b)
-        guess = int((capacity - fixed) // each)
-    return min(max(guess, fits + 1), fails - 1)
-
-
-def _line(known: dict[int, int], a: int, b: int) -> tuple[float, float]:
-    """Bytes at size 0 and bytes a size, from two traced sizes."""
-    each = (known[b] - known[a]) / (b - a)
-    return known[a] - each * a, each

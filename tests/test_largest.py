@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from costmodel.cli import app
 from costmodel.errors import CostmodelError
+from costmodel.largest import largest_that_fits
 
 RUN = CliRunner()
 
@@ -42,7 +43,44 @@ def test_text_says_the_answer_and_what_was_traced() -> None:
 
 
 def test_nothing_fits() -> None:
-    assert ask("conv-small", "-d", "raspberry-pi-4b", "--within", "1MiB")["size"] == 0
+    found = ask("conv-small", "-d", "raspberry-pi-4b", "--within", "1MiB")
+    assert (found["size"], list(dict(found["traced"]))) == (0, ["1"])  # type: ignore[call-overload]
+
+
+def test_nothing_fits_is_said_with_what_is_needed_after_one_trace() -> None:
+    result = RUN.invoke(app, ["largest", "conv-small", "-d", "raspberry-pi-4b", "--within", "10MiB"])
+    assert result.exit_code == 0
+    said = " ".join(result.stdout.split())
+    assert "Nothing fits: batch 1 of conv-small takes up to" in said
+    assert "before it holds a tensor" in said
+    assert "line through" not in said
+
+
+def test_what_it_does_is_told_while_it_works() -> None:
+    result = RUN.invoke(app, ["largest", "conv-small", "-d", "raspberry-pi-4b", "--within", "10MiB"])
+    told = [line.strip() for line in result.stderr.splitlines()]
+    assert told[:2] == ["looking for the largest batch of conv-small in 10.0 MiB", "tracing batch 1"]
+    assert told[2].endswith("does not fit")
+
+
+def test_a_runtime_that_the_device_lacks() -> None:
+    with pytest.raises(CostmodelError, match="torch-cuda"):
+        RUN.invoke(app, ["largest", "conv-small", "-d", "raspberry-pi-4b", "--runtime", "torch-cuda"],
+                   catch_exceptions=False)  # fmt: skip
+
+
+def test_sequences_are_looked_for_below_the_first_size() -> None:
+    asked: list[int] = []
+
+    def peak(size: int) -> int:
+        asked.append(size)
+        return 1000 + 100 * size
+
+    assert largest_that_fits(peak, 3_050, (32, 128)).size == 20
+    assert asked == [32, 1, 20, 21]
+    asked.clear()
+    assert largest_that_fits(peak, 1_050, (32, 128)).size == 0
+    assert asked == [32, 1]
 
 
 @pytest.mark.parametrize(

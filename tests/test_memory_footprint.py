@@ -22,10 +22,10 @@ from costmodel.footprint import (
     blocks_of,
     fits_in,
     footprint,
-    largest_that_fits,
     runtime_bytes,
 )
 from costmodel.graph import OpGraph
+from costmodel.largest import largest_that_fits
 from costmodel.lower import Lowered, lower
 
 CPU: Any = SimpleNamespace(engine="cpu", rss_bytes=None, resident_bytes={})

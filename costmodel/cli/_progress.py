@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-__all__ = ["bar", "working"]
+__all__ = ["bar", "telling", "working"]
 
 _ERR = Console(stderr=True)
 
@@ -21,6 +21,17 @@ def working(what: str) -> Iterator[None]:
         return
     with _ERR.status(what):
         yield
+
+
+@contextmanager
+def telling(what: str) -> Iterator[Callable[[str], None]]:
+    """What is going on while the number of steps is not known: a spinner whose text changes, or a line a step."""
+    if not _ERR.is_terminal:
+        _ERR.print(what, highlight=False)
+        yield lambda step: _ERR.print(f"  {step}", highlight=False)
+        return
+    with _ERR.status(what) as status:
+        yield lambda step: status.update(f"{what}: {step}")
 
 
 @contextmanager

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import _options as o
+
+if TYPE_CHECKING:
+    from ..footprint import Footprint
 
 
 def largest(
@@ -29,12 +32,15 @@ def largest(
     """Find the largest batch or the longest sequence that fits a device's memory.
 
     Two sizes are traced, a line through their peaks says which size fills the memory, and a third trace checks it; the
-    answer fits by the upper end of its interval, and the next size does not.
+    answer fits by the upper end of its interval, and the next size does not. Each trace is told on stderr.
     """
+    from dataclasses import asdict, replace
+
     from ..budget import quantity
     from ..errors import UnknownName
-    from ..estimate import Estimate, estimate
-    from ..footprint import largest_that_fits
+    from ..largest import largest_that_fits
+    from ..units import count, percent, size
+    from ._progress import telling
 
     if vary not in ("batch", "seq"):
         raise UnknownName("size to vary", vary, ("batch", "seq"))
@@ -43,30 +49,39 @@ def largest(
 
         raise CostmodelError("a saved trace has one size; give the model that it was traced from")
     target = o.device_of(device, profile)
+    name = runtime or target.default_runtime
+    if name not in target.runtime:
+        raise UnknownName(f"runtime of {target.name}", name, target.runtime)
+    constants = target.runtime[name]
+    room = target.usable_bytes(constants.engine) if within is None else quantity(within, "bytes")
 
-    def priced(size: int) -> Estimate:
-        graph = o.graph_of(
-            model,
-            mode=mode,
-            method=method,
-            batch=size if vary == "batch" else batch,
-            input_size=input_size,
-            seq=size if vary == "seq" else seq,
-            dtype=dtype,
-            optimizer=optimizer,
-        )
-        return estimate(graph, target, runtime=runtime, threads=threads)
+    def traced(k: int) -> Footprint:
+        job = Job(model, mode, method, batch, input_size, seq, dtype, optimizer=optimizer)
+        at = replace(job, batch=k) if vary == "batch" else replace(job, seq=k)
+        # nothing is computed, so weights and inputs need no memory; methods that calibrate do compute
+        return footprint(lower(at.trace("cpu" if method else "meta"), threads, target.lanes), constants)
 
-    engine = target.runtime[runtime or target.default_runtime].engine
-    room = target.usable_bytes(engine) if within is None else quantity(within, "bytes")
+    what = "reserved" if constants.engine == "gpu" else "resident"
+    smallest: dict[int, Footprint] = {}
+    with telling(f"looking for the largest {vary} of {model} in {size(room)}") as tell:
+        # imports of seconds, so after the first word
+        from ..estimate import memory_ranges
+        from ..footprint import footprint
+        from ..lower import lower
+        from ..measure.job import Job
 
-    def peak(size: int) -> int:
-        memory = priced(size).memory
-        return int((memory.peak_reserved if engine == "gpu" else memory.peak_rss).high)
+        def peak(k: int) -> int:
+            tell(f"tracing {vary} {count(k)}")
+            found = traced(k)
+            if k == 1:
+                smallest[k] = found
+            memory = memory_ranges(found, constants)
+            high = int((memory.peak_reserved if constants.engine == "gpu" else memory.peak_rss).high)
+            tell(f"{vary} {count(k)}: up to {size(high)} {what}, {'fits' if high <= room else 'does not fit'}")
+            return high
 
-    found = largest_that_fits(peak, room, (1, 2) if vary == "batch" else (32, 64))
+        found = largest_that_fits(peak, room, (1, 8) if vary == "batch" else (32, 128))
     if json:
-        from dataclasses import asdict
         from json import dumps
 
         print(dumps({"schema": 1, "model": model, "device": target.name, "vary": vary, "capacity_bytes": room}
@@ -74,13 +89,19 @@ def largest(
         return
     from rich.table import Table
 
-    from ..units import count, percent, size
     from ._console import console
 
-    what = "reserved" if engine == "gpu" else "resident"
-    answer = f"{vary} {count(found.size)}" if found.size else f"not even {vary} 1"
+    if not found.size:
+        base = "" if constants.engine == "gpu" else _before_tensors(smallest[1])
+        console().print(
+            f"Nothing fits: {vary} 1 of {model} takes up to {size(found.traced[1])} {what} on {target.title}{base}, "
+            f"and there are {size(room)}."
+        )
+        return
     why = {"memory": "", "model": "; the model takes no larger one", "limit": "; no larger one was tried"}
-    console().print(f"{answer} of {model} fits in {size(room)} on {target.title}{why[found.bound_by]}.")
+    console().print(
+        f"{vary} {count(found.size)} of {model} fits in {size(room)} on {target.title}{why[found.bound_by]}."
+    )
     table = Table(vary, f"peak {what}, upper end", "fits", box=None, pad_edge=False)
     for k, bytes_ in found.traced.items():
         table.add_row(count(k), size(bytes_), "yes" if bytes_ <= room else "no")
@@ -89,3 +110,10 @@ def largest(
         f"The line through the first two, {size(found.fixed_bytes)} and {size(found.bytes_each)} a {vary}, "
         f"was off by {percent(abs(found.error), 1)} at the third."
     )
+
+
+def _before_tensors(found: Footprint) -> str:
+    """What of a peak no size can change."""
+    from ..units import size
+
+    return f" (of which {size(found.resident['runtime'])} before it holds a tensor)"
