@@ -340,6 +340,18 @@ def test_the_job_must_be_the_one_asked_for() -> None:
         check([entry], [cases.train_estimate()])
 
 
+def test_a_trace_says_its_own_mode_and_batch() -> None:
+    step = cases.train_estimate()
+    of_trace = Entry(model="step.json.gz", device=step.device.name, threads=step.threads, memory="8 GiB")
+    (row,) = check([of_trace], [step])
+    assert (row.mode, row.verdict) == ("train", "within")
+    wrong = of_trace.model_validate({**of_trace.model_dump(exclude_unset=True), "mode": "infer", "memory": "8 GiB"})
+    with pytest.raises(CostmodelError, match="mode 'infer', its estimate 'train'"):
+        check([wrong], [step])
+    with pytest.raises(CostmodelError, match="mode 'infer', its estimate 'train'"):
+        check([of_trace.model_copy(update={"model": "timm:resnet18"})], [step])
+
+
 def test_annotations_are_the_same_in_every_process(tmp_path: Path) -> None:
     path = tmp_path / "budget.toml"
     trace = Path(__file__).parents[1] / "traces" / "mobilenet-v3-small-train-b8.json.gz"
