@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +12,7 @@ from platformdirs import user_data_path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import FileError, UnknownName
+from .inherit import inherit, read_toml
 
 __all__ = [
     "Cache", "Cluster", "Device", "Energy", "Fit", "Gpu", "Interval", "KindFit", "Memory", "Number", "Runtime",
@@ -68,6 +68,7 @@ class Cluster(_Strict):
     """Cores of one kind. The profile lists the fastest cluster first; threads fill clusters in that order.
 
     `vector_bits` is the width of the registers that a library's kernels are written for (AVX-512 512, AVX2 256).
+    `per_cycle` is what kernels reach of peak on this core, over what the same ones reach on the first cluster's.
     """
 
     core: str | None = None
@@ -76,6 +77,7 @@ class Cluster(_Strict):
     clock_hz: Number
     flops_per_cycle: dict[Unit, Number] = Field(min_length=1)
     vector_bits: Number | None = None
+    per_cycle: Number | None = None
     cache: tuple[Cache, ...] = ()
 
 
@@ -195,9 +197,11 @@ class Runtime(_Strict):
         rss_bytes: resident memory of the runtime itself, for any model.
         resident_bytes: the same by the library that a model is from, with ``default``; what ``train``, ``method`` and
             ``kernel`` add; of each that begins with ``shared_``, what processes share (`footprint.runtime_bytes`).
+        shared_files: of that, what processes share of the largest library files, by name.
         scale: factor on the whole step, by mode (``infer``, ``train``, ``prefill``, ``decode``).
         class_scale: factor on the compute and traffic of a class, not on its overhead.
         fuse: rules of `fusion` that it applies.
+        schedule: unlike cores share a loop by speed (``dynamic``), or in equal parts, so that the slowest decides.
         grouped: grouped convolutions run by a kernel of their own, or in a ``loop`` over groups (a call each).
         loop_s: of each further call of such a loop; `overhead_s` where it is not given.
         pack_bytes_per_s: how fast a convolution's weights are packed in each call; absent where that is done once.
@@ -217,10 +221,12 @@ class Runtime(_Strict):
     bandwidth_efficiency: Number | None = None
     rss_bytes: Number | None = None
     resident_bytes: dict[str, Number] = {}
+    shared_files: dict[str, Number] = {}
     scale: dict[str, Number] = {}
     class_scale: dict[str, Number] = {}
     serial: dict[str, Number] = {}
     fuse: tuple[Literal["norm", "activation", "add", "elementwise"], ...] = ()
+    schedule: Literal["dynamic", "static"] = "dynamic"
     grouped: Literal["kernel", "loop"] = "kernel"
     loop_s: Number | None = None
     pack_bytes_per_s: Number | None = None
@@ -376,12 +382,11 @@ def load_device(name: str | os.PathLike[str]) -> Device:
 
 
 def _read(path: Path) -> Device:
-    document = _toml(path)
+    document = read_toml(path)
     schema = document.get("schema")
     if schema != SCHEMA:
         raise FileError(path, "schema", f"is {schema!r}, this version reads {SCHEMA}; see CHANGELOG for what changed")
-    document = _inherit_base(path, document)
-    _inherit_cores(path, document)
+    document = inherit(path, document, profile_folders())
     try:
         device = Device.model_validate(document)
     except ValidationError as error:
@@ -415,97 +420,7 @@ def _impossible(place: str, value: float) -> str:
     return ""
 
 
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size > 1 << 24:
-                raise FileError(path, "", "is larger than 16 MiB; not a profile")
-            return tomllib.load(file)
-    except FileNotFoundError:
-        raise FileError(path, "", "no such file") from None
-    except (ValueError, OSError, RecursionError) as error:  # not TOML, not UTF-8, or a path with a null byte
-        raise FileError(path, "", f"is not TOML: {error}") from None
-
-
 def core_flops_per_cycle(core: str) -> dict[str, float]:
     """FLOPs a cycle by unit of a core in ``cores/``, for a machine that is detected and not described."""
-    table = _toml(_shipped() / "cores" / f"{core}.toml")["core"]["flops_per_cycle"]
+    table = read_toml(_shipped() / "cores" / f"{core}.toml")["core"]["flops_per_cycle"]
     return {unit: float(number["value"]) for unit, number in table.items()}
-
-
-def _inherit_base(path: Path, document: dict[str, Any], above: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Lay a profile over the one it names as ``base``: a power mode of a board says only what it changes."""
-    base = document.pop("base", None)
-    if base is None:
-        return document
-    found = [f / f"{base}.toml" for f in (path.parent, *profile_folders())]
-    source = next((p for p in found if isinstance(base, str) and "/" not in base and os.path.isfile(p)), None)
-    if source is None:
-        raise FileError(path, "base", f"there is no profile {base!r} to start from; there are {', '.join(devices())}")
-    if base in above or source.resolve() == path.resolve():
-        raise FileError(path, "base", f"{base!r} leads back to itself; name a profile without a base")
-    lower: dict[str, Any] = _laid_over(_inherit_base(source, _toml(source), (*above, path.stem)), document)
-    return lower
-
-
-def _laid_over(base: Any, own: Any) -> Any:
-    """Tables merge key by key and lists of tables entry by entry; anything else of `own` replaces `base`."""
-    if isinstance(base, dict) and isinstance(own, dict):
-        return base | {key: _laid_over(base[key], value) if key in base else value for key, value in own.items()}
-    if isinstance(base, list) and isinstance(own, list) and all(isinstance(item, dict) for item in base + own):
-        return [_laid_over(b, o) for b, o in zip(base, own)] + base[len(own) :] + own[len(base) :]
-    return own
-
-
-def _inherit_cores(path: Path, document: dict[str, Any]) -> None:
-    """Fill each cluster from `cores/<core>.toml`, so that a board says only what is its own."""
-    clusters = document.get("cpu")
-    if not isinstance(clusters, list):
-        return
-    for cluster in clusters:
-        core = cluster.get("core") if isinstance(cluster, dict) else None
-        if not isinstance(core, str):
-            continue
-        found = [f / "cores" / f"{core}.toml" for f in (path.parent, *profile_folders())]
-        source = next((p for p in found if "/" not in core and "\\" not in core and os.path.isfile(p)), None)
-        if source is None:
-            raise FileError(path, "cpu.core", f"there is no {core!r} in cores/; give name, flops_per_cycle and cache")
-        shared = _toml(source)
-        for key, value in shared.get("core", {}).items():
-            if key == "cache":
-                cluster["cache"] = _caches_laid_over(value, cluster.get("cache", []))
-            else:
-                cluster.setdefault(key, value)
-        _rates_of_caches(cluster)
-        sources = document.setdefault("sources", {})
-        if isinstance(sources, dict):
-            for key, value in shared.get("sources", {}).items():
-                sources.setdefault(key, value)
-
-
-def _caches_laid_over(shared: Any, own: Any) -> Any:
-    """A board's cache levels over those of its core, level by level: most boards differ only in the size of L2."""
-    if not (isinstance(shared, list) and isinstance(own, list)):
-        return own
-    if not all(isinstance(c, dict) and isinstance(c.get("level"), int) for c in shared + own):
-        return own
-    levels = {entry.get("level"): entry for entry in shared}
-    for entry in own:
-        levels[entry.get("level")] = levels.get(entry.get("level"), {}) | entry
-    return list(levels.values())
-
-
-def _rates_of_caches(cluster: dict[str, Any]) -> None:
-    """Turn ``read_bytes_per_cycle`` of a cache (what a core's file knows) into bytes a second at the board's clock."""
-    clock, caches = cluster.get("clock_hz"), cluster.get("cache")
-    for entry in caches if isinstance(caches, list) else ():
-        for way in ("read", "write"):
-            number = entry.get(f"{way}_bytes_per_cycle") if isinstance(entry, dict) else None
-            if not (isinstance(number, dict) and isinstance(clock, dict)):
-                continue  # the schema names what is wrong with it
-            del entry[f"{way}_bytes_per_cycle"]
-            try:
-                rate = number | {"value": float(number["value"]) * float(clock["value"])}
-            except (KeyError, TypeError, ValueError, OverflowError):
-                rate = number
-            entry.setdefault(f"{way}_bytes_per_s", rate)

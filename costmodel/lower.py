@@ -30,6 +30,7 @@ __all__ = [
     "lower",
     "packing_s",
     "peak_flops_per_s",
+    "team_flops_per_s",
 ]
 
 _DISPATCH = ("view", "allocate")
@@ -249,6 +250,19 @@ def peak_flops_per_s(device: Device, unit: str, threads: int) -> float:
     return peak
 
 
+def team_flops_per_s(device: Device, runtime: Runtime, unit: str, threads: int) -> float:
+    """What a loop over `threads` cores runs at, where one core of the first cluster runs at its peak.
+
+    Cut by speed, each core adds what it does; cut in equal parts, all wait for the slowest.
+    """
+    speeds: list[float] = []
+    for cluster in device.cpu:
+        used = min(threads - len(speeds), int(cluster.cores.value))
+        of_peak = cluster.per_cycle.value if cluster.per_cycle else 1.0
+        speeds += [cluster.clock_hz.value * _unit_value(cluster.flops_per_cycle, unit) * of_peak] * used
+    return threads * min(speeds) if runtime.schedule == "static" else sum(speeds)
+
+
 def levels_of(device: Device) -> tuple[str, ...]:
     """Memory levels of the CPU from L2 outwards; L1 is part of what a kernel computes at."""
     caches = tuple(f"L{c.level}" for c in _caches(device.cpu[0]))
@@ -397,7 +411,7 @@ def cpu_rates(device: Device, runtime: Runtime, lowered: Lowered) -> CpuRates:
             continue
         efficiency, serial = efficiency_of(runtime, kind), _class_value(runtime.serial, kind, 0.0)
         for u, unit in enumerate(UNITS):
-            one, all_threads = (peak_flops_per_s(device, unit, n) for n in (1, threads))
+            one, all_threads = (team_flops_per_s(device, runtime, unit, n) for n in (1, threads))
             rates.work_s[k, u] = (serial / one + (1.0 - serial) / all_threads) / efficiency
     scale = np.array([class_scale_of(runtime, kind) for kind in kinds])
     for rate in (rates.work_s, rates.read_s, rates.write_s):

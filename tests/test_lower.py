@@ -18,7 +18,16 @@ from costmodel.device import load_device
 from costmodel.errors import CostmodelError
 from costmodel.estimate import estimate
 from costmodel.graph import OpGraph
-from costmodel.lower import UNPRICED, class_scale_of, cpu_rates, efficiency_of, levels_of, lower, peak_flops_per_s
+from costmodel.lower import (
+    UNPRICED,
+    class_scale_of,
+    cpu_rates,
+    efficiency_of,
+    levels_of,
+    lower,
+    peak_flops_per_s,
+    team_flops_per_s,
+)
 
 from .fuzz.fuzz import graph as hand_made
 
@@ -206,3 +215,18 @@ def test_exp_of_what_is_masked_with_infinity_takes_the_slow_path() -> None:
     lowered = lower(capture(Masked(), torch.ones(8, 8)))
     calls = [c.terms["library"] / 64 for c, n in zip(lowered.costs, lowered.graph.op_name) if n == "aten::exp"]
     assert calls == pytest.approx([1.0, 1.0, 5.3])
+
+
+def test_equal_parts_wait_for_the_slowest_core() -> None:
+    board = load_device("rk3399")
+    big, little = board.cpu
+    ncnn, eager = board.runtime["ncnn"], board.runtime["torch-eager"]
+    assert (ncnn.schedule, eager.schedule) == ("static", "dynamic")
+    assert little.per_cycle is not None
+    of_big = big.clock_hz.value * big.flops_per_cycle["fp32"].value
+    of_little = little.clock_hz.value * little.flops_per_cycle["fp32"].value * little.per_cycle.value
+    assert team_flops_per_s(board, ncnn, "fp32", 2) == pytest.approx(2 * of_big)
+    assert team_flops_per_s(board, ncnn, "fp32", 6) == pytest.approx(6 * of_little)
+    assert team_flops_per_s(board, eager, "fp32", 6) == pytest.approx(2 * of_big + 4 * of_little)
+    alike = load_device("raspberry-pi-4b")
+    assert team_flops_per_s(alike, alike.runtime["ncnn"], "fp32", 4) == peak_flops_per_s(alike, "fp32", 4)
