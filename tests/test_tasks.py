@@ -214,6 +214,28 @@ def test_published_results_are_found_by_key(cache: Path) -> None:
     assert result.committed("tiny", "full") == []
 
 
+def test_a_point_of_the_wide_grid_is_the_quick_one(cache: Path) -> None:
+    quick = a_result(budget="quick", key="k")
+    wide = result.widened(quick)
+    assert replace(wide, budget="quick", key="k") == quick
+    assert (wide.budget, wide.key) == ("wide", "k-wide")
+    result.publish("tiny", "quick", [quick])
+    result.publish("tiny", "wide", [wide])
+    assert [result.committed("tiny", budget) for budget in ("quick", "wide")] == [[quick], [wide]]
+    assert result.kept_file(wide).is_file()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_wide_grid_runs_no_quick_point_again(name: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = family(name)
+    monkeypatch.setattr(module, "cached", lambda _key, _compute: a_result(key="q"), raising=False)
+    monkeypatch.setattr(module, "run_arm", lambda *_: a_result(key="q"), raising=False)
+    monkeypatch.setattr(module, "images", lambda: None, raising=False)
+    monkeypatch.setattr(module, "text", lambda: data.Text("t", "t", "d", np.zeros(0, np.uint8)), raising=False)
+    arm, seed = module.grid("wide")[0]
+    assert module.run(arm, seed=seed, budget="wide") == a_result(budget="wide", key="q-wide")
+
+
 def test_an_older_schema_is_refused(cache: Path) -> None:
     file = result.publish("tiny", "demo", [])
     file.write_text(json.dumps({"schema": 0, "results": []}))
@@ -418,7 +440,8 @@ def test_families_are_found_by_name() -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_grids_have_seeds_and_grow(name: str) -> None:
     module = family(name)
-    demo, quick, full = (module.grid(budget) for budget in ("demo", "quick", "full"))
+    demo, quick, wide, full = (module.grid(budget) for budget in ("demo", "quick", "wide", "full"))
+    assert set(wide) == set(full) > set(quick), "every arm and seed of full, trained as quick"
     assert 3 <= len(demo) <= 4
     assert len({seed for _, seed in quick}) >= 3
     assert len(full) > len(quick)

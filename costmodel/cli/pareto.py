@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, cast, get_args
 
 import typer
 
@@ -26,7 +26,9 @@ def pareto(
     limit: Annotated[
         str | None, typer.Option("--budget", help="Upper limits, such as latency=50ms,memory=256MiB.")
     ] = None,
-    grid: Annotated[str, typer.Option("--grid", help="demo (a minute), quick (minutes) or full (hours).")] = "quick",
+    grid: Annotated[
+        str, typer.Option("--grid", help="demo (a minute), quick (minutes), wide (an hour) or full (hours).")
+    ] = "quick",
     threads: o.Threads = 1,
     processes: Annotated[
         int | None,
@@ -55,8 +57,8 @@ def pareto(
 
     if (family is None) == (points is None):
         raise CostmodelError("say which points: --family irb|vit|ssm, or --points table.csv")
-    if grid not in ("demo", "quick", "full"):
-        raise UnknownName("grid", grid, ("demo", "quick", "full"))
+    if grid not in get_args(Budget):
+        raise UnknownName("grid", grid, get_args(Budget))
     devices = [load_device(name) for name in device or ("host", "raspberry-pi-4b")]
     budget = limits(limit) if limit else None
     with bar("pareto") as progress:

@@ -88,8 +88,8 @@ def fronts_of_results(names: Sequence[str] | None, targets: Sequence[Device]) ->
 
 def kept_grid(name: str) -> Budget | None:
     """The largest grid of a family that is kept with three seeds of every arm, else what there is; None: nothing."""
-    for budget in ("full", "quick"):
+    for budget in ("full", "wide", "quick"):
         seeds = Counter(result.arm for result in committed(name, budget))
         if seeds and all(seeds[arm] >= _SEEDS for arm, _ in family(name).grid(budget)):
             return budget
-    return next((budget for budget in ("quick", "full") if committed(name, budget)), None)
+    return next((budget for budget in ("quick", "wide", "full") if committed(name, budget)), None)

@@ -17,7 +17,7 @@ from costmodel.errors import MissingExtra
 from costmodel.methods import apply_method
 from costmodel.models._compat import require
 from costmodel.tasks.data import Images, images
-from costmodel.tasks.result import Budget, Progress, Scalar, TaskResult
+from costmodel.tasks.result import Budget, Progress, Scalar, TaskResult, widened
 from costmodel.tasks.train import ImageTask, Recipe, Stage, run_arm
 
 __all__ = ["ARMS", "SEEDS", "build", "grid", "run"]
@@ -30,7 +30,13 @@ ARMS: dict[Budget, tuple[str, ...]] = {
     "quick": ("full", "last_layer", "bias", *(f"mobiletl:blocks={k}" for k in (1, 3, 5, 16))),
     "full": ("full", "last_layer", "bias", *(f"mobiletl:blocks={k}" for k in (1, 2, 3, 5, 8, 12, 16))),
 }
-SEEDS: dict[Budget, tuple[int, ...]] = {"demo": (0,), "quick": (0, 1, 2), "full": (0, 1, 2, 3, 4)}
+ARMS["wide"] = ARMS["full"]
+SEEDS: dict[Budget, tuple[int, ...]] = {
+    "demo": (0,),
+    "quick": (0, 1, 2),
+    "wide": (0, 1, 2, 3, 4),
+    "full": (0, 1, 2, 3, 4),
+}
 RECIPES: dict[Budget, Recipe] = {
     "demo": Recipe(train=384, search_train=0, val=0, test=1000, epochs=2, batch=32, lrs=(2e-3,)),
     "quick": Recipe(train=1000, search_train=500, val=500, test=1000, epochs=3, batch=32, lrs=_LRS),
@@ -45,6 +51,8 @@ def grid(budget: Budget) -> list[tuple[str, int]]:
 
 def run(arm: str, *, seed: int, budget: Budget, progress: Progress | None = None) -> TaskResult:
     """Fine-tune by the arm and evaluate on the test split: accuracy, higher is better. Cached."""
+    if budget == "wide":
+        return widened(run(arm, seed=seed, budget="quick", progress=progress))
     return run_arm(_TASK, arm, seed, budget, images(), progress)
 
 

@@ -21,7 +21,7 @@ from costmodel.methods import apply_method
 from costmodel.models._compat import require
 from costmodel.runs import locked
 from costmodel.tasks.data import Images, images
-from costmodel.tasks.result import Budget, Progress, Scalar, TaskResult, cache_folder, key_of
+from costmodel.tasks.result import Budget, Progress, Scalar, TaskResult, cache_folder, key_of, widened
 from costmodel.tasks.train import ImageTask, Recipe, Stage, accuracy, fit, run_arm, train_split, val_split
 
 __all__ = ["ARMS", "SEEDS", "build", "grid", "run"]
@@ -43,7 +43,13 @@ ARMS: dict[Budget, tuple[str, ...]] = {
         *(f"lbp_wht:order={o},stage=last" for o in range(1, 9)),
     ),
 }
-SEEDS: dict[Budget, tuple[int, ...]] = {"demo": (0,), "quick": (0, 1, 2), "full": (0, 1, 2, 3, 4)}
+ARMS["wide"] = ARMS["full"]
+SEEDS: dict[Budget, tuple[int, ...]] = {
+    "demo": (0,),
+    "quick": (0, 1, 2),
+    "wide": (0, 1, 2, 3, 4),
+    "full": (0, 1, 2, 3, 4),
+}
 RECIPES: dict[Budget, Recipe] = {
     "demo": Recipe(train=512, search_train=0, val=0, test=1000, epochs=3, batch=32, lrs=(2e-3,)),
     "quick": Recipe(train=1000, search_train=500, val=500, test=2000, epochs=3, batch=32, lrs=_LRS),
@@ -63,6 +69,8 @@ def grid(budget: Budget) -> list[tuple[str, int]]:
 
 def run(arm: str, *, seed: int, budget: Budget, progress: Progress | None = None) -> TaskResult:
     """Fine-tune by the arm and evaluate on the test split: accuracy, higher is better. Cached."""
+    if budget == "wide":
+        return widened(run(arm, seed=seed, budget="quick", progress=progress))
     return run_arm(_TASK, arm, seed, budget, images(), progress)
 
 
