@@ -28,7 +28,7 @@ __all__ = ["Calibration", "calibrate", "host_device", "refit", "refuse_if_busy",
 Progress = Callable[[int, int, str], None]
 
 # Points of isolated ops, and seeds of each synthetic net, by how long one may take.
-_FULL, _QUICK = (2300, 3), (480, 1)
+_FULL, _QUICK = (1900, 2), (480, 1)
 _NETS = ("synthetic-residual", "synthetic-inverted", "synthetic-transformer")
 # One net of each on maps so small that overhead is most of the time.
 _SMALL = "3x42x42"
@@ -121,8 +121,10 @@ def calibrate(
     fit = refit(device, threads=threads, dtype=dtype)
     source = f"costmodel calibrate, {fit.points} isolated ops, {threads} thread(s), {dtype}"
     fit, nets = _whole(device, fit, source, seeds, threads, dtype, report)
-    final = _with_runtime_memory(_with_fit(device, fit, source, nets), quick, threads, fresh, report)
-    final = _with_start_up(final, report)
+    fitted = _with_fit(device, fit, source, nets)
+    final = None if fresh else _with_once_only(fitted, _on_disk(fit))
+    if final is None:
+        final = _with_start_up(_with_runtime_memory(fitted, quick, threads, fresh, report), report)
     written = write_host_profile(final)
     return Calibration(final, written, fit, nets)
 
@@ -305,18 +307,48 @@ def _with_fit(
     return Device.model_validate(document)
 
 
-def _fits_on_disk(fit: Fit) -> list[dict[str, Any]]:
-    """Fits that this machine already has, if they are for the same torch and processor and of this model form."""
+def _on_disk(fit: Fit) -> Device | None:
+    """The profile that this machine already has, if its fits are for the same torch and processor."""
     from .device import load_device, user_profiles
 
     path = user_profiles() / "host.toml"
     if not path.exists():
-        return []
+        return None
     try:
-        runtime = load_device(path).runtime.get("torch-eager")
+        before = load_device(path)
     except FileError:  # written by another version of this package: it is replaced
-        return []
-    return [f.model_dump() for f in (runtime.fit if runtime else ()) if (f.torch, f.cpu) == (fit.torch, fit.cpu)]
+        return None
+    fits = before.runtime["torch-eager"].fit if "torch-eager" in before.runtime else ()
+    return before if any((f.torch, f.cpu) == (fit.torch, fit.cpu) for f in fits) else None
+
+
+def _fits_on_disk(fit: Fit) -> list[dict[str, Any]]:
+    """Fits that this machine already has, if they are for the same torch and processor and of this model form."""
+    before = _on_disk(fit)
+    fits = before.runtime["torch-eager"].fit if before else ()
+    return [f.model_dump() for f in fits if (f.torch, f.cpu) == (fit.torch, fit.cpu)]
+
+
+# Of a runtime, what a process has resident and what a job pays once: the same at every calibration.
+_ONCE = ("resident_bytes", "start_s", "first_op_s")
+_ONCE_INTERVALS = ("peak_rss", "start_up")
+
+
+def _with_once_only(device: Device, before: Device | None) -> Device | None:
+    """`device` with what `before` was measured with once; None if it was not."""
+    if before is None or not before.runtime["torch-eager"].resident_bytes or not before.memory.storage_bytes_per_s:
+        return None
+    old, new = before.runtime["torch-eager"], device.runtime["torch-eager"]
+    kept = {key: i for key, i in old.interval.items() if key in _ONCE_INTERVALS}
+    changed = new.model_copy(update={**{key: getattr(old, key) for key in _ONCE}, "interval": {**new.interval, **kept}})
+    memory = device.memory.model_copy(update={"storage_bytes_per_s": before.memory.storage_bytes_per_s})
+    return device.model_copy(
+        update={
+            "memory": memory,
+            "runtime": {**device.runtime, "torch-eager": changed},
+            "sources": {**before.sources, **device.sources},
+        }
+    )
 
 
 def _whole(
@@ -336,14 +368,12 @@ def _whole(
     ]
     fitted = _with_fit(device, fit, source)
     predicted, measured = [], []
-    for i, job in enumerate(jobs):
-        report(78 + round(18 * i / len(jobs)), 100, f"net {job.name}")
-        predicted.append(estimate(job.trace(), fitted, threads=threads).latency_s.point)
-        raw = []
-        for _ in range(2):
-            with Worker(threads) as worker:
-                raw += worker.run([job], seconds=0.7)
-        measured.append(Measured.of(raw).latency_s)
+    with Worker(threads) as first, Worker(threads) as second:
+        for i, job in enumerate(jobs):
+            report(78 + round(18 * i / len(jobs)), 100, f"net {job.name}")
+            predicted.append(estimate(job.trace(), fitted, threads=threads).latency_s.point)
+            raw = first.run([job], seconds=0.7) + second.run([job], seconds=0.7)
+            measured.append(Measured.of(raw).latency_s)
     whole = fit_whole(np.array(predicted), np.array(measured), [job.mode for job in jobs])
     nets = tuple((job.name, p * whole[job.mode], m) for job, p, m in zip(jobs, predicted, measured))
     return fit.model_copy(update={"whole": whole}), nets

@@ -23,7 +23,7 @@ from ..errors import CostmodelError
 from ..graph import OpGraph
 from .job import Job
 from .latency import LOW_QUANTILE
-from .worker import Worker
+from .worker import Workers
 
 __all__ = ["measure_op_times", "read_op_times", "seconds_of_trace", "time_ops"]
 
@@ -114,18 +114,18 @@ def measure_op_times(
     """
     done = read_op_times(path)
     skipped: dict[str, str] = {}
-    for number, job in enumerate(jobs):
-        if job in done:
-            continue
-        if progress is not None:
-            progress(number, len(jobs), job.name)
-        with Worker(job.threads, job.allocator) as worker:  # the allocator is set where a process starts
+    with Workers() as workers:  # the allocator is set where a process starts
+        for number, job in enumerate(jobs):
+            if job in done:
+                continue
+            if progress is not None:
+                progress(number, len(jobs), job.name)
             try:
-                names, seconds = worker.time_ops(job)
+                names, seconds = workers.of(job).time_ops(job)
             except CostmodelError as error:
                 skipped[job.name] = str(error)
                 continue
-        _add(path, job, names, seconds)
+            _add(path, job, names, seconds)
     return skipped
 
 

@@ -17,7 +17,7 @@ from ..runs import Run
 from ..validate import Case, Validation, fit_baseline
 from .job import Job
 from .repeats import Raw, add_repeats, read_repeats, refuse_another_machine
-from .worker import Worker
+from .worker import Workers
 
 __all__ = [
     "QUICK", "Measured", "Progress", "compare", "kept_cases", "measure_groups", "measure_job", "pairwise_noise",
@@ -203,6 +203,8 @@ def measure_groups(
 ) -> tuple[dict[Job, list[Raw]], dict[str, str]]:
     """Run every job in `processes` fresh processes, all groups once before any twice.
 
+    Those of one round are forked from one that has imported the libraries, those of another round from another.
+
     Args:
         groups: jobs of one group are timed in turn in one process; they share threads and allocator.
         processes: how many each job shall have; those that `into` holds count.
@@ -224,22 +226,22 @@ def measure_groups(
         found = {job: known[job] for group in groups for job in group if job in known}
     skipped: dict[str, str] = {}
     for process in range(processes):
-        for number, group in enumerate(groups):
-            jobs = [j for j in group if len(found.get(j, ())) <= process and j.name not in skipped]
-            if not jobs:
-                continue
-            if progress is not None:
-                progress(len(groups) * process + number, len(groups) * processes, f"run {jobs[0].name}")
-            with Worker(jobs[0].threads, jobs[0].allocator) as worker:
+        with Workers() as workers:
+            for number, group in enumerate(groups):
+                jobs = [j for j in group if len(found.get(j, ())) <= process and j.name not in skipped]
+                if not jobs:
+                    continue
+                if progress is not None:
+                    progress(len(groups) * process + number, len(groups) * processes, f"run {jobs[0].name}")
                 try:
-                    answers = worker.run(jobs, seconds=seconds, memory=memory and process == 0)
+                    answers = workers.of(jobs[0]).run(jobs, seconds=seconds, memory=memory and process == 0)
                 except CostmodelError as error:
                     skipped.update({j.name: str(error) for j in jobs})
                     continue
-            for job, answer in zip(jobs, answers):
-                if into is not None:
-                    add_repeats(into, job, answer)
-                found.setdefault(job, []).append(answer)
+                for job, answer in zip(jobs, answers):
+                    if into is not None:
+                        add_repeats(into, job, answer)
+                    found.setdefault(job, []).append(answer)
     return found, skipped
 
 

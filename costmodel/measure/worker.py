@@ -1,25 +1,29 @@
-"""A fresh process that runs jobs: ``python -m costmodel.measure.worker`` reads one request a line, answers one a line.
+"""Fresh processes that run jobs: ``python -m costmodel.measure.worker`` reads one request a line, answers one a line.
 
-A request is ``{"jobs": [job, …], "seconds": s, "memory": bool}``; the jobs of one request are timed in turn. The answer
-has one object a job, or ``{"error": text}``. With ``"ops": true`` the ops of each job are timed instead. Whatever a
-model prints goes to stderr.
+Each request runs in a child forked for it, of a parent that has imported the libraries and run nothing: imports take
+longer than most measurements, and are paid once. A request is ``{"jobs": [job, …], "seconds": s, "memory": bool}``;
+the jobs of one request are timed in turn. The answer has one object a job, or ``{"error": text}``. With ``"ops": true``
+the ops of each job are timed instead. Whatever a model prints goes to stderr.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from typing import IO, Any
 
 from ..errors import CostmodelError
 from .job import Job
 from .latency import pinned_allocator, time_interleaved
 
-__all__ = ["Worker", "run_jobs"]
+__all__ = ["Worker", "Workers", "run_jobs"]
 
 
 def run_jobs(jobs: Sequence[Job], seconds: float, memory: bool) -> list[dict[str, Any]]:
@@ -40,7 +44,10 @@ def run_jobs(jobs: Sequence[Job], seconds: float, memory: bool) -> list[dict[str
 
 
 class Worker:
-    """A child process that runs jobs with a fixed thread count and allocator."""
+    """A child process with a fixed thread count and allocator, that runs every request in a fresh process of its own.
+
+    Those of one worker have their libraries at the same addresses; where chance shall have its say, take several.
+    """
 
     def __init__(self, threads: int = 1, allocator: str = "pinned") -> None:
         environment = {
@@ -89,6 +96,11 @@ class Worker:
             raise CostmodelError(answer["error"])
         return list(answer["runs"])
 
+    @property
+    def died(self) -> bool:
+        """Whether it has ended by itself."""
+        return self._process.poll() is not None
+
     def _pipes(self) -> tuple[IO[str], IO[str]]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -103,6 +115,27 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Workers:
+    """A worker for each thread count and allocator that is asked for."""
+
+    def __init__(self) -> None:
+        self._workers: dict[tuple[int, str], Worker] = {}
+
+    def of(self, job: Job) -> Worker:
+        """The worker of the setting of `job`; a new one where there is none, or where it died."""
+        key = (job.threads, job.allocator)
+        if key not in self._workers or self._workers[key].died:
+            self._workers[key] = Worker(*key)
+        return self._workers[key]
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers.values():
+            worker.close()
 
 
 @contextmanager
@@ -125,19 +158,56 @@ def _answers(jobs: Sequence[Job], request: dict[str, Any]) -> list[dict[str, Any
     return [{"names": names, "seconds": seconds.tolist()} for names, seconds in timed]
 
 
+def _respond(request: dict[str, Any]) -> dict[str, Any]:
+    try:
+        jobs = [Job(**job) for job in request["jobs"]]
+        return {"runs": _answers(jobs, request)}
+    except CostmodelError as error:
+        return {"error": str(error)}
+    except Exception as error:  # the parent reports it: one job's failure is a skipped case, not the end
+        return {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+
+
+# What building a step imports, beside the library that a model's name begins with.
+_ALWAYS = ("numba", "costmodel.measure.memory")
+
+
+def _preload(request: dict[str, Any], loaded: set[str]) -> None:
+    """Import what the jobs will: a library that is missing, or cannot be imported, is for the child to report."""
+    libraries = {str(job.get("model", "")).partition(":")[0] for job in request["jobs"]}
+    for name in (*_ALWAYS, *sorted(libraries & {"timm", "torchvision", "transformers"})):
+        if name not in loaded:
+            loaded.add(name)
+            with suppress(Exception):
+                import_module(name)
+            gc.freeze()  # a collection in a child would copy what it shares
+
+
+def _in_child(request: dict[str, Any], answers: IO[str]) -> int:
+    """Answer in a forked process; its exit status as `os.waitpid` gives it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # forking beside idle threads of libraries: the child starts its own
+        child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            answers.write(json.dumps(_respond(request)) + "\n")
+            answers.flush()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitpid(child, 0)[1]
+
+
 def main() -> None:
+    loaded: set[str] = set()
     with _stdout_kept() as answers:
         for line in sys.stdin:
             request = json.loads(line)
-            try:
-                jobs = [Job(**job) for job in request["jobs"]]
-                answer: dict[str, Any] = {"runs": _answers(jobs, request)}
-            except CostmodelError as error:
-                answer = {"error": str(error)}
-            except Exception as error:  # the parent reports it: one job's failure is a skipped case, not the end
-                answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
-            answers.write(json.dumps(answer) + "\n")
-            answers.flush()
+            _preload(request, loaded)
+            status = _in_child(request, answers)
+            if status:
+                sys.exit(f"a process that ran {request['jobs']} ended by {os.waitstatus_to_exitcode(status)}")
 
 
 if __name__ == "__main__":
