@@ -29,8 +29,8 @@ from .lower import class_scale_of, loop_s, packing_s
 from .runs import Run
 
 __all__ = [
-    "CLASSES", "FewShot", "Prior", "Row", "Step", "choose_rows", "family_of", "fit_rows", "fit_table",
-    "leave_families_out", "row_of", "sample_seconds",
+    "CLASSES", "FewShot", "Prior", "Row", "Step", "choose_rows", "family_of", "fit_priced", "fit_rows",
+    "fit_table", "leave_families_out", "row_of", "sample_seconds",
 ]  # fmt: skip
 
 # A class of the fit, and the algorithm classes (with all that are kinds of them) that share its factor.
@@ -61,6 +61,9 @@ _NORMAL_90 = 1.645
 _EXTREME = 0.2  # share of rows at each end of predicted seconds that are measured last
 _LARGE = 12  # rows for each one to choose: a table that large has rows that stand for others
 _EXCHANGES = 20
+_ORDERED = 200  # rows up to which all of them are put in the order of their worth
+_PARTS = 8  # in which families are left out
+_NAMED = 30  # runs that a profile names as its source
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,7 @@ class FewShot:
         steps: what each bought.
         covariance: of the logarithms of the scales, after the fit.
         mape: of the chosen rows themselves.
+        left_out: the same, each by a fit without its family of models; None for rows of one family.
     """
 
     device_scale: float
@@ -129,6 +133,7 @@ class FewShot:
     covariance: F8
     mape: float
     prior: Prior = field(default_factory=Prior)
+    left_out: float | None = None
 
     def seconds(self, row: Row) -> float:
         """Predicted seconds of a row with these scales."""
@@ -154,7 +159,11 @@ class FewShot:
         spread."""
         r = device.runtime[runtime]
         key = re.sub(r"\W+", "-", f"fewshot-{source}").strip("-").lower()
-        text = f"{len(self.chosen)} runs of {source}: {', '.join(row.run.model for row in self.chosen) or 'none'}"
+        names = [row.run.model for row in self.chosen]
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        text = f"{len(names)} runs of {source}: {', '.join(names[:_NAMED]) or 'none'}{more}"
+        if self.left_out is not None:
+            text += f"; mean error with families of models left out {self.left_out:.1%}"
         kinds = {*r.class_scale, *_CLASS_OF}
         fitted = {
             kind: (r.class_scale.get(kind) or Number(value=class_scale_of(r, kind), kind="guess", source=key)).refitted(
@@ -240,10 +249,17 @@ def fit_rows(
     if runtime not in device.runtime:
         raise UnknownName(f"runtime of {device.name}", runtime, device.runtime)
     table = [row_of(run, estimate) for run, estimate in zip(rows, graphs, strict=True)]
+    return fit_priced(table, k, device.runtime[runtime], prior)
+
+
+def fit_priced(table: Sequence[Row], k: int | None, runtime: Runtime, prior: Prior | None = None) -> FewShot:
+    """As `fit_rows`, of rows that `row_of` made."""
     if k is not None and not 0 <= k <= len(table):
         raise CostmodelError(f"fit takes 0 to {len(table)} runs (there are so many), not {k}")
-    spreads = prior or Prior.of(device.runtime[runtime])
-    return _fit_chosen(table, choose_rows(table, len(table) if k is None else k, spreads), spreads)
+    spreads = prior or Prior.of(runtime)
+    everything = k is None and len(table) > _ORDERED
+    chosen = list(range(len(table))) if everything else choose_rows(table, len(table) if k is None else k, spreads)
+    return _fit_chosen(table, chosen, spreads)
 
 
 def choose_rows(table: Sequence[Row], k: int, prior: Prior | None = None) -> list[int]:
@@ -366,12 +382,29 @@ def _fit_chosen(table: Sequence[Row], chosen: list[int], prior: Prior) -> FewSho
     steps = []
     for n in _milestones(len(chosen)):
         partial, after = _solve(table, chosen[:n], prior)
-        rest = [row for i, row in enumerate(table) if i not in chosen[:n]]
+        used = set(chosen[:n])
+        rest = [row for i, row in enumerate(table) if i not in used]
         spread = np.sqrt(np.einsum("ij,jk,ik->i", g := _gradients(table), after, g) + prior.run**2)
         steps.append(
             Step(table[chosen[n - 1]].run.name, float(np.mean(spread)), _mape(rest, partial) if rest else None)
         )
-    return replace(fit_table([table[i] for i in chosen], prior), steps=tuple(steps))
+    rows = [table[i] for i in chosen]
+    return replace(fit_table(rows, prior), steps=tuple(steps), left_out=_left_out(rows, prior))
+
+
+def _left_out(rows: Sequence[Row], prior: Prior) -> float | None:
+    """Mean error of rows, each by a fit to those of other families of models; many families go in eight parts."""
+    names = sorted({family_of(row.run.model) for row in rows})
+    if len(names) < 2:
+        return None
+    part = {name: i % _PARTS for i, name in enumerate(names)}
+    of_row = [part[family_of(row.run.model)] for row in rows]
+    errors = []
+    for p in sorted(set(of_row)):
+        scale, _ = _solve(rows, [i for i, q in enumerate(of_row) if q != p], prior)
+        tested = [row for row, q in zip(rows, of_row) if q == p]
+        errors += [_mape(tested, scale)] * len(tested)
+    return float(np.mean(errors))
 
 
 def _milestones(k: int) -> list[int]:

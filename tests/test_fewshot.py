@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from costmodel import fewshot
 from costmodel.device import load_device
 from costmodel.errors import CostmodelError, UnknownName
-from costmodel.fewshot import _NAMES, Prior, Row, choose_rows, fit_rows, leave_families_out
+from costmodel.fewshot import _NAMES, Prior, Row, choose_rows, fit_priced, fit_rows, leave_families_out
 from costmodel.runs import Run
 
 N = len(_NAMES)
@@ -203,3 +204,30 @@ def test_rows_that_stand_for_a_large_table_are_not_its_extremes() -> None:
     assert len(set(chosen)) == 10
     place = np.argsort(np.argsort([row.predicted for row in rows]))
     assert all(40 <= place[i] < 160 for i in chosen)
+
+
+def test_the_profile_says_how_far_off_other_families_are() -> None:
+    runtime = load_device("raspberry-pi-4b").runtime["torch-eager"]
+    exact = table(np.full(N, 2.0), 24)
+    assert fit_priced(exact, None, runtime).left_out == pytest.approx(0.0, abs=0.05)
+    # one family is three times slower than its classes say: nothing that the others tell can know it
+    slow = [
+        Row(replace(r.run, latency_s=r.run.latency_s * (3 if "vit" in r.run.model else 1)), r.seconds) for r in exact
+    ]
+    fit = fit_priced(slow, None, runtime)
+    assert fit.left_out is not None
+    assert fit.left_out > 0.15
+    after = fit.applied(load_device("raspberry-pi-4b"), "torch-eager", "runs.csv")
+    assert f"families of models left out {fit.left_out:.1%}" in after.sources["fewshot-runs-csv"]
+    assert fit_priced([r for r in exact if "vit" in r.run.model], None, runtime).left_out is None
+
+
+def test_thousands_of_rows_are_fitted_in_seconds() -> None:
+    runtime = load_device("raspberry-pi-4b").runtime["torch-eager"]
+    many = table(np.full(N, 2.0), 3000)
+    fit = fit_priced(many, None, runtime)
+    assert len(fit.chosen) == 3000
+    assert fit.device_scale == pytest.approx(2.0, rel=0.05)
+    source = fit.applied(load_device("raspberry-pi-4b"), "torch-eager", "runs.csv").sources["fewshot-runs-csv"]
+    assert source.startswith("3000 runs of runs.csv: ")
+    assert len(source) < 1000

@@ -1,66 +1,64 @@
-"""Somebody else's runs: rebuilt, traced, priced, and held against what they measured."""
+"""Somebody else's runs: rebuilt, traced, priced, and held against what they measured.
+
+Rows are priced one by one, and of an estimate only its figures are kept: a table of thousands fits in memory.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..device import Device, load_device
 from ..errors import CostmodelError, FileError, UnknownName
 from ..estimate import Estimate
-from ..fewshot import FewShot, fit_rows
-from ..runs import Run, read_runs
-from ..validate import Validation, validate
+from ..fewshot import FewShot, Row, fit_priced, row_of
+from ..runs import Run, Runs, read_runs
+from ..validate import Case, Validation, cases_of, fit_baseline
 from .rebuild import estimate_of_run
 
-__all__ = ["Priced", "calibrate_from", "price_runs", "validate_runs"]
+__all__ = ["calibrate_from", "price_runs", "validate_runs"]
 
 Progress = Callable[[int, int, str], None]
 
 
-@dataclass(frozen=True)
-class Priced:
-    """Runs with an estimate each, and what was skipped with the reason."""
-
-    runs: tuple[Run, ...]
-    estimates: tuple[Estimate, ...]
-    skipped: dict[str, str]
-
-
 def price_runs(
-    path: str | Path, device: Device, *, runtime: str | None = None, progress: Progress | None = None
-) -> Priced:
-    """Rebuild and price every run of a file that can be.
-
-    Raises:
-        FileError: none of its rows can be used; says why the most common one cannot.
-    """
-    read = read_runs(path, device)
-    skipped = dict(read.skipped)
-    runs, estimates = [], []
+    read: Runs, device: Device, skipped: dict[str, str], *, runtime: str | None = None, progress: Progress | None = None
+) -> Iterator[tuple[Run, Estimate]]:
+    """Rebuild and price every run that can be, one by one; why the others cannot goes into `skipped`."""
     for i, run in enumerate(read.runs):
         if progress is not None:
             progress(i, len(read.runs), run.name)
         try:
-            estimates.append(estimate_of_run(run, device, runtime))
-            runs.append(run)
+            estimate = estimate_of_run(run, device, runtime)
         except CostmodelError as error:
             skipped[run.name] = str(error)
-    if not runs:
-        reasons = Counter(skipped.values()).most_common(1)
-        raise FileError(path, "", f"no row can be used; {reasons[0][0] if reasons else 'it has none'}")
-    return Priced(tuple(runs), tuple(estimates), skipped)
+        else:
+            yield run, estimate
 
 
-def _fit(priced: Priced, device: Device, runtime: str | None, k: int | None) -> FewShot:
-    names = {e.runtime for e in priced.estimates}
+def _table(
+    path: str | Path, device: Device, skipped: dict[str, str], runtime: str | None, progress: Progress | None
+) -> tuple[str, list[Row]]:
+    """The runtime that a file's runs are of, and what a fit needs of each."""
+    read = read_runs(path, device)
+    skipped |= read.skipped
+    names, rows = set[str](), list[Row]()
+    for run, estimate in price_runs(read, device, skipped, runtime=runtime, progress=progress):
+        names.add(estimate.runtime)
+        rows.append(row_of(run, estimate))
+    if not rows:
+        raise _none_usable(path, skipped)
     if len(names) > 1:
         raise CostmodelError(
             f"the runs are of several runtimes ({', '.join(sorted(names))}); choose one with --runtime"
         )
-    return fit_rows(device, runtime or names.pop(), priced.runs, priced.estimates, k)
+    return names.pop(), rows
+
+
+def _none_usable(path: str | Path, skipped: dict[str, str]) -> FileError:
+    reasons = Counter(skipped.values()).most_common(1)
+    return FileError(path, "", f"no row can be used; {reasons[0][0] if reasons else 'it has none'}")
 
 
 def _running(source: Device, target: Device, runtime: str) -> Device:
@@ -86,17 +84,27 @@ def validate_runs(
         runtime: of the device; the one that a row's framework means otherwise.
         fit: first fit the device to this many of the runs, chosen by what they tell; they are not scored.
         progress: called with done, total and the run.
+
+    Raises:
+        FileError: none of its rows can be used; says why the most common one cannot.
     """
-    priced = price_runs(path, device, runtime=runtime, progress=progress)
-    if not fit:
-        return validate(priced.estimates, priced.runs, priced.skipped)
-    found = _fit(priced, device, runtime, fit)
-    used = {id(row.run) for row in found.chosen}
-    name = priced.estimates[0].runtime
-    fitted = found.applied(device, name, Path(path).name)
-    rest = [run for run in priced.runs if id(run) not in used]
-    skipped = priced.skipped | {run.name: "used for the fit" for run in priced.runs if id(run) in used}
-    return validate([estimate_of_run(run, fitted, name) for run in rest], rest, skipped)
+    skipped: dict[str, str] = {}
+    if fit:
+        runtime, rows = _table(path, device, skipped, runtime, progress)
+        found = fit_priced(rows, fit, device.runtime[runtime])
+        used = {row.run.case for row in found.chosen}
+        skipped |= {row.run.name: "used for the fit" for row in found.chosen}
+        read = Runs(tuple(row.run for row in rows if row.run.case not in used))
+        device = found.applied(device, runtime, Path(path).name)
+    else:
+        read = read_runs(path, device)
+        skipped |= read.skipped
+    cases: list[Case] = []
+    for run, estimate in price_runs(read, device, skipped, runtime=runtime, progress=progress):
+        cases += cases_of(estimate, run)
+    if not cases and not fit:
+        raise _none_usable(path, skipped)
+    return Validation(fit_baseline(cases), skipped)
 
 
 def calibrate_from(
@@ -117,23 +125,24 @@ def calibrate_from(
     from ..host import write_host_profile
 
     target = load_device(device)
+    skipped: dict[str, str] = {}
+    found: FewShot
     if measured_on is None:
-        priced = price_runs(path, target, runtime=runtime, progress=progress)
-        name = priced.estimates[0].runtime
-        found = _fit(priced, target, runtime, fit)
+        name, rows = _table(path, target, skipped, runtime, progress)
+        found = fit_priced(rows, fit, target.runtime[name])
     else:
         name = runtime or next(n for n, r in target.runtime.items() if r.engine == "cpu")
         target = target.before_fit(name)
-        priced = price_runs(path, _running(load_device(measured_on), target, name), runtime=name, progress=progress)
-        found = _fit(priced, target, name, fit).moved()
+        _, rows = _table(path, _running(load_device(measured_on), target, name), skipped, name, progress)
+        found = fit_priced(rows, fit, target.runtime[name]).moved()
     written = write_host_profile(found.applied(target, name, Path(path).name))
-    lines = [
-        f"{written}: fitted to {len(found.chosen)} of {len(priced.runs)} runs, device scale {found.device_scale:.3f}"
-    ]
+    lines = [f"{written}: fitted to {len(found.chosen)} of {len(rows)} runs, device scale {found.device_scale:.3f}"]
     lines += [f"  {name}: ×{value:.3f}" for name, value in found.scales.items()]
     for step in found.steps:
         rest = "" if step.mape_of_rest is None else f", mean error of the runs not used {step.mape_of_rest:.1%}"
         lines.append(f"  + {step.run}: spread of a prediction {step.spread:.1%}{rest}")
-    if priced.skipped:
-        lines.append(f"  skipped {len(priced.skipped)} rows; `costmodel validate --against` lists why")
+    if found.left_out is not None:
+        lines.append(f"  each run predicted without its family of models: mean error {found.left_out:.1%}")
+    if skipped:
+        lines.append(f"  skipped {len(skipped)} rows; `costmodel validate --against` lists why")
     return "\n".join(lines)

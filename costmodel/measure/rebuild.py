@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,6 +27,7 @@ __all__ = ["estimate_of_run", "graph_of_run", "job_of", "trace_cache", "traced"]
 # What tables call a precision, and the dtype of the step that is rebuilt for it.
 _DTYPES = {"amp-fp16": "float16", "amp-bf16": "bfloat16", "auto": "float32"}
 _SPEC_MARKS = (":", "/", ".pt2", ".py")
+_IN_MEMORY = 24  # graphs: tables of many boards are of the same nets
 
 
 def job_of(run: Run) -> Job:
@@ -83,12 +85,17 @@ def traced(job: Job) -> OpGraph:
     path = trace_cache() / f"{_key(job)}.json.gz"
     if path.exists():
         try:
-            return load(path)
+            return _kept(path)
         except FileError:
             path.unlink(missing_ok=True)  # an older format
     graph = _trace(job)
     graph.save(path)
     return graph
+
+
+@lru_cache(maxsize=_IN_MEMORY)
+def _kept(path: Path) -> OpGraph:
+    return load(path)
 
 
 def trace_cache() -> Path:
@@ -108,20 +115,40 @@ def _trace(job: Job) -> OpGraph:
 
 def _key(job: Job) -> str:
     what = {k: v for k, v in job.as_dict().items() if k not in ("threads", "allocator")}  # a graph depends on neither
-    libraries = {name: version(name) for name in ("torch", "timm", "transformers") if _installed(name)}
-    text = json.dumps([_tracer(), what, libraries], sort_keys=True)
+    libraries = {name: version(name) for name in ("torch", "timm", "torchvision", "transformers") if _installed(name)}
+    text = json.dumps([_code_of(*_TRACER), what, libraries, *_made_by(job)], sort_keys=True)
     stem = "".join(c if c.isalnum() else "_" for c in job.name)[:60]
     return f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
+# What makes traces: after a change of its code (not of its comments), older ones are not read.
+_TRACER = ("capture.py", "fakes.py", "graph.py", "inplace.py", "models/step.py")
+
+
+def _made_by(job: Job) -> list[str]:
+    """What else decides a trace: code of ours that makes the net or changes it, and a file or folder of the user's."""
+    found = [] if ":" in job.model else [_code_of("models/*.py")]
+    if job.method:
+        found.append(_code_of("methods/**/*.py"))
+    for name in {job.model, job.model.rpartition(":")[0], job.model.partition(":")[2]}:
+        if name and os.path.exists(name):  # False, not an error, for what cannot be a path
+            path = Path(name)
+            inside = path.iterdir() if path.is_dir() else [path]
+            found += [f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in inside if p.is_file()]
+    return sorted(found)
+
+
 @cache
-def _tracer() -> str:
-    """A digest of what makes traces: after a change of it, older ones are not read."""
+def _code_of(*patterns: str) -> str:
+    """A digest of the code in files of this package, without comments and docstrings."""
     digest = hashlib.sha256()
     package = Path(__file__).parents[1]
-    for pattern in ("capture.py", "fakes.py", "graph.py", "inplace.py", "models/step.py"):
-        for path in package.glob(pattern):
-            digest.update(path.read_bytes())
+    for path in sorted(p for pattern in patterns for p in package.glob(pattern)):
+        tree = ast.parse(path.read_bytes())
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node, clean=False):
+                node.body = node.body[1:]
+        digest.update(ast.dump(tree).encode())
     return digest.hexdigest()[:16]
 
 
