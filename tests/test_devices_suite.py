@@ -15,7 +15,7 @@ pytest.importorskip("torch")
 
 from costmodel.device import load_device
 from costmodel.fewshot import _NAMES, Row
-from costmodel.measure import published
+from costmodel.measure import published, rebuild
 from costmodel.measure.published import Table, at_clock, cases, held_out, one_constant, reference, without_families
 from costmodel.runs import Run
 from costmodel.suites import Options
@@ -192,6 +192,44 @@ def test_many_rows_take_constant_memory(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(path), str(small)], capture_output=True, text=True, check=True
     )
     assert int(done.stdout) * 1024 < 0.25 * path.stat().st_size + 4e6
+
+
+def test_quamba2_has_its_bar_and_a_batch_left_out() -> None:
+    (bar, found, skipped), (_, left_out, _) = suite.TABLES["quamba2"](lambda *_: None)
+    assert (bar.statistic, bar.goal) == ("worst", 0.15)
+    assert {c.mode for c in found} == {"decode", "prefill"}
+    assert summarize(found).worst <= 0.15
+    assert len(skipped) == 3  # one batch each: both of the Orin's precisions, and Quamba's on the A5000
+    assert len(left_out) == 10
+    assert all(c.baseline for c in left_out)
+    assert summarize(left_out).worst > summarize([c for c in found if c.mode == "decode"]).worst
+
+
+def test_tables_of_the_same_models_share_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[list[str]] = []
+    priced = rebuild.estimate_of_run
+
+    def watch(run: Run, device: object, runtime: str) -> object:
+        drawn[-1].append(run.model)
+        return priced(Run("mlp-small", "infer", 1e-3, threads=1), device, runtime)  # type: ignore[arg-type]
+
+    monkeypatch.setenv("COSTMODEL_HOME", str(tmp_path))
+    monkeypatch.setattr(published, "estimate_of_run", watch)
+    names = [f"net{i}" for i in range(40)]
+    for order in (names, names[::-1]):
+        file = tmp_path / f"{order[0]}.csv"
+        file.write_text(HEAD + "".join(ROW.format(5).replace("mlp-small", n) for n in order))
+        drawn.append([])
+        published.table_of(file, load_device("raspberry-pi-4b"), "torch-eager", sample=10)
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn[0])) == 10
+    assert drawn[0] != names[:10]
+
+
+def test_a_board_has_the_clock_of_each_cluster() -> None:
+    board = at_clock(load_device("rk3399"), (1.8e9, 1.5e9))
+    assert [c.clock_hz.value for c in board.cpu] == [1.8e9, 1.5e9]
+    assert [c.clock_hz.value for c in at_clock(load_device("rk3399"), 0.9e9).cpu] == [0.9e9, 0.7e9]
 
 
 @pytest.mark.slow

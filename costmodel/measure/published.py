@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import random
@@ -73,13 +74,12 @@ def table_of(
     Args:
         file: name in `reference()`, or a path.
         keep: which rows.
-        sample: so many of them, drawn by shuffling the rows in the file's order with ``random.Random(1)``.
+        sample: so many of them, drawn by a hash of the model's name: tables of the same models share their traces.
         minimum: take the fastest repeat, where a row's note has it.
     """
     runs = [run for run in runs_of(reference() / file) if keep(run)]
     if sample is not None:
-        random.Random(1).shuffle(runs)
-        runs = runs[:sample]
+        runs = sorted(runs, key=_draw)[:sample]
     rows, roofline, skipped = [], [], {}
     for i, run in enumerate(runs):
         if progress is not None:
@@ -165,11 +165,16 @@ def cases(
     ]
 
 
-def at_clock(device: Device, clock_hz: float, cores: int | None = None) -> Device:
-    """A board with the same cores at another clock: caches go with it, memory does not."""
+def at_clock(device: Device, clock_hz: float | Sequence[float], cores: int | None = None) -> Device:
+    """A board with the same cores at another clock: caches go with it, memory does not.
+
+    With one clock, slower clusters keep their ratio to the fastest.
+    """
+    own = [cluster.clock_hz.value for cluster in device.cpu]
+    clocks = [clock_hz * c / own[0] for c in own] if isinstance(clock_hz, float) else clock_hz
     clusters = []
-    for cluster in device.cpu:
-        ratio = clock_hz / device.cpu[0].clock_hz.value
+    for cluster, clock in zip(device.cpu, clocks, strict=True):
+        ratio = clock / cluster.clock_hz.value
         scaled = [
             cache.model_copy(
                 update={
@@ -189,6 +194,10 @@ def at_clock(device: Device, clock_hz: float, cores: int | None = None) -> Devic
 
 def _times(number: Number, ratio: float) -> Number:
     return number.model_copy(update={"value": number.value * ratio})
+
+
+def _draw(run: Run) -> bytes:
+    return hashlib.sha256(f"{run.model} {run.input_size}".encode()).digest()
 
 
 def runs_of(path: Path) -> list[Run]:

@@ -2,8 +2,8 @@
 
 Sizes and states are those of the quantized modules, built on the meta device from the published dimensions. Latencies
 are bytes over bandwidth (decode) and operations over peak (prefill) with **one** efficiency a precision, phase and
-device, the one that makes the largest error of its cells smallest; a note says how many cells it was fitted on, because
-on one cell it is no test.
+device (in prefill a unit that multiplies, fp16 or int8, since a precision has one cell), the one that makes the largest
+error of its cells smallest; a note says how many cells it was fitted on, because on one cell it is no test.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .quamba.model import QuantizedMamba
 from .quamba.recipe import BlockRecipe, Recipe, Sizes
 from .quamba2 import make_recipe
 
-__all__ = ["PUBLISHED_SIZES", "SIZES", "parameters", "rows"]
+__all__ = ["PUBLISHED_SIZES", "SIZES", "decode_cells", "fit_efficiency", "parameters", "rows"]
 
 _MIB = 2**20
 _COMMON: dict[str, Any] = {"taps": 4, "eps": 1e-5, "limit": (0.0, math.inf)}
@@ -185,15 +185,25 @@ def fit_efficiency(bound: Mapping[Any, float], measured: Mapping[Any, float]) ->
     return math.exp((max(shares) + min(shares)) / 2)
 
 
+def decode_cells() -> dict[tuple[str, str], dict[int, tuple[float, float]]]:
+    """Of each device and precision, by batch: ms a token at the whole bandwidth, and as published."""
+    return {
+        (device, bits): {
+            batch: (_decode_bytes("mamba2-8b", bits, batch) / _bandwidth(device) * 1e3, published)
+            for batch, published in cells.items()
+        }
+        for device, table in (("rtx-a5000", _TPOT_A5000), ("jetson-orin-nano-8g", _TPOT_ORIN))
+        for bits, cells in table.items()
+    }
+
+
 def _tpot() -> Iterator[dict[str, Any]]:
-    for device, table in (("rtx-a5000", _TPOT_A5000), ("jetson-orin-nano-8g", _TPOT_ORIN)):
-        for bits, cells in table.items():
-            bound = {b: _decode_bytes("mamba2-8b", bits, b) / _bandwidth(device) * 1e3 for b in cells}
-            share = fit_efficiency(bound, cells)
-            for batch, published in cells.items():
-                note = f"bytes / bandwidth / {share:.3f}, fitted on {len(cells)} cell{'s' * (len(cells) > 1)}"
-                case = f"mamba2-8b {bits} batch {batch} {device}"
-                yield _row("TPOT", case, published, round(bound[batch] / share, 2), "ms", note)
+    for (device, bits), cells in decode_cells().items():
+        share = fit_efficiency({b: bound for b, (bound, _) in cells.items()}, {b: ms for b, (_, ms) in cells.items()})
+        for batch, (bound, published) in cells.items():
+            note = f"bytes / bandwidth / {share:.3f}, fitted on {len(cells)} cell{'s' * (len(cells) > 1)}"
+            case = f"mamba2-8b {bits} batch {batch} {device}"
+            yield _row("TPOT", case, published, round(bound / share, 2), "ms", note)
 
 
 def _prefill_flops(tokens: int) -> float:
@@ -206,13 +216,17 @@ def _prefill_flops(tokens: int) -> float:
 def _ttft() -> Iterator[dict[str, Any]]:
     gpu = load_device("rtx-a5000").gpu
     assert gpu is not None
-    units: dict[str, Literal["fp16", "int8"]] = {"fp16": "fp16", "w4a16": "fp16"}
-    for bits, published in _TTFT_A5000.items():
-        unit = units.get(bits, "int8")
+    units: dict[Literal["fp16", "int8"], tuple[str, ...]] = {
+        "fp16": ("fp16", "w4a16"),
+        "int8": ("quamba", "w8a8", "w4a8"),
+    }
+    for unit, precisions in units.items():  # what a precision multiplies in: its weights are widened before
         bound = _prefill_flops(1024) / gpu.flops_per_s[unit].value * 1e3
-        share = fit_efficiency({1: bound}, {1: published})
-        note = f"operations / {unit} peak / {share:.3f}, fitted on this one cell: no test"
-        yield _row("TTFT", f"mamba2-8b {bits} 1024 tokens rtx-a5000", published, round(bound / share, 2), "ms", note)
+        share = fit_efficiency(dict.fromkeys(precisions, bound), {b: _TTFT_A5000[b] for b in precisions})
+        note = f"operations / {unit} peak / {share:.3f}, fitted on {len(precisions)} cells, one a precision"
+        for bits in precisions:
+            case = f"mamba2-8b {bits} 1024 tokens rtx-a5000"
+            yield _row("TTFT", case, _TTFT_A5000[bits], round(bound / share, 2), "ms", note)
     layers = SIZES["mamba2-8b"].layers
     wide = sum(b.wide for b in make_recipe(layers, True, "w4ax").blocks)
     mixed = _TTFT_A5000["w4a8"] + wide / layers * (_TTFT_A5000["w4a16"] - _TTFT_A5000["w4a8"])

@@ -12,7 +12,7 @@ class Bar:
     Attributes:
         group: of its cases.
         split: what the prediction had seen and had not.
-        statistic: ``mape`` or ``median``; goal: at most this, or None where there is none.
+        statistic: ``mape``, ``median`` or ``worst``; goal: at most this, or None where there is none.
     """
 
     group: str

@@ -25,12 +25,13 @@ FILE = "ncnn_benchncnn.csv.gz"
 class Board:
     """A board of the table: `mark` is in what the file calls it, `like` the profile with its cores.
 
-    `power` is ncnn's power save mode of its rows (2 is the big cores only, 0 all of them).
+    `clock_hz` is of its clusters, the fastest first, as the file gives them. `power` is ncnn's power save mode of its
+    rows (2 is the big cores only, 0 all of them).
     """
 
     mark: str
     like: str
-    clock_hz: float
+    clock_hz: float | tuple[float, ...]
     cores: int
     power: str = "0"
 
@@ -56,15 +57,15 @@ CORES: dict[str, tuple[Board, ...]] = {
     ),
     "Cortex-A72": (
         Board("Raspberry Pi 4 Model B", "raspberry-pi-4b", 1.8e9, 4),
-        Board("Rockchip RK3399 (", "rk3399", 1.8e9, 2, "2"),
+        Board("Rockchip RK3399 (", "rk3399", (1.8e9, 1.5e9), 2, "2"),
     ),
     "Cortex-A76": (
-        Board("Snapdragon 855+", "snapdragon-855", 2.96e9, 1, "2"),
+        Board("Snapdragon 855+", "snapdragon-855", (2.96e9, 2.42e9, 1.8e9), 1, "2"),
         Board("Jetson AGX Orin", "jetson-agx-orin", 2.2e9, 12),
     ),
     # its table is of an ncnn before fp16 arithmetic: what one of the other two says of it is off by the arithmetic
     "Cortex-A76, fp32 from fp16": (
-        Board("Snapdragon 855+", "snapdragon-855", 2.96e9, 1, "2"),
+        Board("Snapdragon 855+", "snapdragon-855", (2.96e9, 2.42e9, 1.8e9), 1, "2"),
         Board("Snapdragon 675", "raspberry-pi-5", 2.0e9, 2),
     ),
     "Cortex-A57": (
@@ -175,16 +176,17 @@ def more_threads(progress: Progress) -> Iterator[tuple[Bar, list[Case], dict[str
                 found.setdefault(label, []).append(
                     Threaded(board, threads, tables[0], parallel, serial, constant * tables[0].roofline)
                 )
-    shares = {label: [t.best() for t in group] for label, group in found.items()}
     for label, group in found.items():
         name = f"ncnn, {label} threads" if label != "mixed" else "ncnn, unlike cores at once"
         out: list[Case] = []
-        for i, threaded in enumerate(group):
-            others = [s for j, s in enumerate(shares[label]) if j != i] or shares["4"]
+        for threaded in group:
+            alike = found["4" if label == "mixed" or len(group) == 1 else label]
+            others = [t.best() for t in alike if t.board != threaded.board]
             share = float(np.median(others))
             table = threaded.table
-            own = shares[label][i]
+            own = threaded.best()
             note = f"{threaded.board.mark}: serial share {share:.2f} from other boards, its own best {own:.2f}"
             out += cases(table, name, threaded.at(share), threaded.roofline, note=note)
-        split = "class scales from the board's own 1-thread rows, serial share from the other boards"
+        whose = "boards of like cores at 4 threads" if label == "mixed" else "the other boards"
+        split = f"class scales from the board's own 1-thread rows, serial share from {whose}"
         yield Bar(name, split, "median", None), out, {}

@@ -16,10 +16,15 @@ from ._devices_bar import Bar
 from ._devices_energy import energy
 from ._devices_ncnn import more_threads, other_boards
 from ._devices_page import write
+from ._devices_quamba import quamba2
 
 
 def run(device: Device, options: Options, progress: Progress) -> Validation:
-    """`device` is not used; ``--part`` names tables of `TABLES`. All of them write ``reports/devices.md``."""
+    """`device` is not used; ``--part`` names tables of `TABLES`. All of them write ``reports/devices.md``.
+
+    Some 600 steps are traced, and each trace is kept as it comes (`rebuild.trace_cache`): stopped and run again, it
+    goes on where it was.
+    """
     from ..measure.published import reference
 
     del device
@@ -36,7 +41,7 @@ def run(device: Device, options: Options, progress: Progress) -> Validation:
     bars: list[Bar] = []
     skipped: dict[str, str] = {}
     for i, name in enumerate(names):
-        for bar, cases, left_out in TABLES[name](partial(_of_table, progress, i, len(names))):
+        for bar, cases, left_out in TABLES[name](partial(_of_table, progress, name, i, len(names))):
             bars.append(bar)
             found += cases
             skipped |= left_out
@@ -45,8 +50,8 @@ def run(device: Device, options: Options, progress: Progress) -> Validation:
     return Validation(tuple(found), skipped)
 
 
-def _of_table(progress: Progress, i: int, n: int, done: int, total: int, what: str) -> None:
-    progress(100 * i + 100 * done // max(total, 1), 100 * n, what)
+def _of_table(progress: Progress, name: str, i: int, n: int, done: int, total: int, what: str) -> None:
+    progress(100 * i + 100 * done // max(total, 1), 100 * n, f"{name}, row {done + 1} of {total}: {what}")
 
 
 Found = Iterator[tuple[Bar, list[Case], dict[str, str]]]
@@ -74,7 +79,7 @@ def pi4(progress: Progress) -> Found:
 
 
 def i9(progress: Progress) -> Found:
-    """Inference by torch 2.4 inductor on 14 cores; 400 rows drawn from the 1,435."""
+    """Inference by torch 2.4 inductor on 14 cores; 320 rows drawn from the 1,435."""
     from ..measure.published import cases, held_out, one_constant, table_of
 
     device = load_device("i9-10940x").before_fit("torch-inductor")
@@ -83,7 +88,7 @@ def i9(progress: Progress) -> Found:
         device,
         "torch-inductor",
         lambda run: "2.4.0" in run.runtime,
-        sample=400,
+        sample=320,
         progress=progress,
     )
     base = one_constant(table)
@@ -143,13 +148,13 @@ def neusight(progress: Progress) -> Found:
 
 
 def timm(progress: Progress) -> Found:
-    """timm on GPUs, AMP fp16, batches of 64 to 1024; 130 rows of each table."""
+    """timm on GPUs, AMP fp16, batches of 64 to 1024; 60 rows of each table."""
     from ..measure.published import cases, held_out, one_constant, table_of
 
     for file, device, runtime, mark, sample in (
-        ("timm_gpu_infer.csv.gz", "rtx-4090", "torch-cuda", "2.9.1 eager", 130),
-        ("timm_gpu_infer.csv.gz", "rtx-4090", "torch-cuda-inductor", "2.9.1 inductor", 95),
-        ("timm_gpu_infer.csv.gz", "rtx-3090", "torch-cuda", "2.4.0 eager", 100),
+        ("timm_gpu_infer.csv.gz", "rtx-4090", "torch-cuda", "2.9.1 eager", 60),
+        ("timm_gpu_infer.csv.gz", "rtx-4090", "torch-cuda-inductor", "2.9.1 inductor", 60),
+        ("timm_gpu_infer.csv.gz", "rtx-3090", "torch-cuda", "2.4.0 eager", 60),
     ):
         card = load_device(device).before_fit(runtime)
         table = table_of(file, card, runtime, partial(_ran, mark), sample=sample, progress=progress)
@@ -180,5 +185,5 @@ def _ran(mark: str, run: Run) -> bool:
 
 TABLES: dict[str, Callable[[Progress], Found]] = {
     "pi4": pi4, "i9": i9, "ncnn": other_boards, "threads": more_threads, "neusight": neusight, "timm": timm,
-    "energy": energy,
+    "energy": energy, "quamba2": quamba2,
 }  # fmt: skip
