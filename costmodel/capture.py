@@ -280,6 +280,7 @@ def capture(
     keep_gradients: bool = False,
     name: str | None = None,
     method: str | None = None,
+    assumed: str = "",
 ) -> OpGraph:
     """Trace one step to an op graph, without computing anything.
 
@@ -293,6 +294,7 @@ def capture(
         accumulate: micro-batches a step (``train`` only).
         keep_gradients: gradients are zeroed in place between steps, not given back (``train`` only).
         name, method: what to call the model and the method in reports.
+        assumed: what the inputs take for granted, to be said in reports.
 
     Returns:
         The graph of a step in steady state: the optimizer's state exists before it. What the values of the inputs
@@ -319,7 +321,10 @@ def capture(
             keep_gradients=keep_gradients,
         )
     recorder.paused = False
-    return _record(step, fake, recorder, name=name or type(model).__name__, method=method, optimizer=optimizer)
+    graph = _record(step, fake, recorder, name=name or type(model).__name__, method=method, optimizer=optimizer)
+    said = [text for text in (assumed, recorder.values.assumptions()) if text]
+    graph.meta = replace(graph.meta, assumed="; ".join(said))
+    return graph
 
 
 def _record(
@@ -357,7 +362,7 @@ def _record(
     with (
         fake,
         recorder,
-        numbers_read(),
+        numbers_read(recorder.values),
         _module_stack(step.model, recorder),
         _errors_named(step.model, recorder.values),
     ):
@@ -366,7 +371,6 @@ def _record(
         else:
             result = _train(recorder, step)
     recorder.close()
-    graph.meta = replace(graph.meta, assumed=recorder.values.assumptions())
     graph.storage_death = [len(graph) if d == -2 else d for d in graph.storage_death]
     del result
     return graph

@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import math
 import sys
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,8 +39,8 @@ from .errors import CaptureError
 __all__ = ["DATA_DEPENDENT", "Values", "fake_inputs", "fake_model", "numbers_read", "run_unrecorded"]
 
 DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException)
-# Elements up to which a value is given (positions and boxes, not images), up to which one is followed (masks of a
-# sequence, anchors), and of all that is followed in one trace: some tenths of a second.
+# Elements up to which a value of a model is given (positions and boxes), up to which one is followed (masks of a
+# sequence, anchors) or given as an input (an image), and of all that is followed in one trace: tenths of a second.
 _MOST_GIVEN, _MOST_FOLLOWED, _MOST_IN_ALL = 1 << 16, 1 << 22, 1 << 26
 _SHARED = (CustomOpDef, torch.Generator)
 _VALUE = "_costmodel_value"
@@ -78,9 +79,9 @@ class Values:
             said.append(f"aten::topk ×{len(self.routed)} with tokens spread evenly over the experts")
         return "; ".join(said)
 
-    def give(self, tensor: Tensor, value: Tensor) -> None:
-        """Say what `tensor`, a fake one, holds; `value` is copied if it is small, else forgotten."""
-        if value.numel() <= _MOST_GIVEN and value.device.type == "cpu" and value.layout == torch.strided:
+    def give(self, tensor: Tensor, value: Tensor, most: int = 0) -> None:
+        """Say what `tensor`, a fake one, holds; `value` is copied if it has at most `most` elements, else forgotten."""
+        if value.numel() <= (most or _MOST_GIVEN) and value.device.type == "cpu" and value.layout == torch.strided:
             with unset_fake_temporarily(), torch.no_grad():
                 setattr(tensor, _VALUE, value.detach().clone())
 
@@ -176,7 +177,9 @@ class Values:
         for arg in args:
             value = arg.__dict__.get(_VALUE) if isinstance(arg, FakeTensor) else None
             if value is not None:
-                self._stale.add(value.untyped_storage()._cdata)
+                storage = value.untyped_storage()
+                self._stale.add(storage._cdata)
+                weakref.finalize(storage, self._stale.discard, storage._cdata)  # another one may get its address
 
     # experts, chosen by scores that are not known
 
@@ -408,30 +411,51 @@ def fake_inputs(inputs: Any, mode: FakeTensorMode, values: Values | None = None)
                 return torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype, device="cpu")
         fake = mode.from_tensor(leaf, static_shapes=True)
         if values is not None:
-            values.give(fake, leaf)
+            values.give(fake, leaf, _MOST_FOLLOWED)  # an image may be looked at: whether it is one, or padding
         return fake
 
     return pytree.tree_map(convert, inputs)
 
 
 @contextmanager
-def numbers_read() -> Iterator[None]:
-    """Numbers that ``torch.tensor`` takes out of a list of tensors below the dispatcher are taken out above it.
+def numbers_read(values: Values) -> Iterator[None]:
+    """Numbers that ``torch.tensor``, ``.numpy()``, ``x[rows, columns] = y`` read below the dispatcher, read above it.
 
     A mode of torch functions would see them too, and would keep modules off the fused paths that they take in a run.
     """
-    plain = torch.tensor
+    plain, array, write = torch.tensor, Tensor.numpy, Tensor.__setitem__
+
+    def numpy(self: Tensor, *, force: bool = False) -> Any:
+        if not isinstance(self, FakeTensor):
+            return array(self, force=force)
+        value = values.of(self)
+        if value is None:
+            raise DataDependentOutputException(_aten._local_scalar_dense.default)
+        with unset_fake_temporarily():
+            return array(value, force=force)
 
     def tensor(data: Any, *args: Any, **kwargs: Any) -> Tensor:
         if isinstance(data, (list, tuple)):
             data = pytree.tree_map_only(FakeTensor, lambda t: t.item() if t.dim() == 0 else t, data)
         return plain(data, *args, **kwargs)
 
-    torch.tensor = tensor
+    def setitem(self: Tensor, index: Any, value: Any) -> None:
+        if isinstance(index, tuple):
+            index = tuple(tensor(i) if _numbers(i) else i for i in index)
+        write(self, index, value)
+
+    torch.tensor, Tensor.numpy = tensor, numpy  # type: ignore[method-assign, assignment]
+    Tensor.__setitem__ = setitem  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
         torch.tensor = plain
+        del Tensor.numpy, Tensor.__setitem__  # those of its base class are back
+
+
+def _numbers(index: Any) -> bool:
+    """Whether a part of an index is a list of numbers each of which is a tensor."""
+    return isinstance(index, (list, tuple)) and any(isinstance(n, FakeTensor) for n in index)
 
 
 class _Followed(TorchDispatchMode):
@@ -454,5 +478,5 @@ def run_unrecorded(model: nn.Module, call: Callable[[Any, Any], Any], inputs: An
     mode, values = FakeTensorMode(allow_non_fake_inputs=True), Values()
     given = fake_inputs(inputs, mode, values)
     copied = fake_model(model, mode, values).eval()
-    with mode, _Followed(values), numbers_read(), torch.no_grad():
+    with mode, _Followed(values), numbers_read(values), torch.no_grad():
         return call(copied, given)

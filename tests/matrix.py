@@ -103,7 +103,10 @@ def run(case: Case, wheel: Path, folder: Path) -> dict[str, object]:
     for name in ("tests", "traces", "pyproject.toml", "hwprofiles"):
         target = place / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy2)(ROOT / name, target)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, target, dirs_exist_ok=True)
+        else:
+            shutil.copy2(ROOT / name, target)
     options = ("-q", "-m", "not slow", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib")
     tested = subprocess.run(
         [python, "-m", "pytest", *options, *(f"tests/test_{name}.py" for name in case.tests)],

@@ -287,3 +287,59 @@ def test_modules_keep_the_fused_paths_that_they_take_in_a_run() -> None:
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
     graph = capture(layer, torch.randn(2, 5, 16))
     assert "aten::_transformer_encoder_layer_fwd" in graph.op_name
+
+
+def test_a_value_is_not_taken_for_one_that_died_at_its_address() -> None:
+    class Loop(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            for step in range(20):
+                written = torch.zeros(4)
+                written += self.a(x)[0]  # no longer known, and its address is free when it dies
+                del written
+                counted = torch.arange(4) + step
+                if int(counted.sum()) == 6:
+                    x = self.a(x)
+            return x
+
+    graph = capture(Loop(), torch.ones(1, 4))
+    assert sum(n.startswith("aten::addmm") for n in graph.op_name) == 21
+
+
+def test_arrays_of_known_tensors_are_known_and_others_refused() -> None:
+    class Prefixed(nn.Module):
+        def forward(self, x: Tensor, box: Tensor) -> Tensor:
+            counts = (box < 0).sum(-1)
+            x[tuple(torch.arange(2)), tuple(counts)] = 0.0  # tensors in a tuple, as zip() leaves them
+            return torch.cat([x[row, :n] * 2 for row, n in enumerate(counts.cpu().numpy())])
+
+    class Unknown(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return x[: int(super().forward(x).numpy()[0, 0])]
+
+    graph = capture(Prefixed(), (torch.ones(2, 4), torch.tensor([[-1, 1], [-1, -1]])))
+    assert graph.tensor_shape[graph.op_outputs[-1][0]] == (3,)
+    with pytest.raises(CaptureError, match="reads a tensor's values"):
+        capture(Unknown(4, 4), torch.ones(4, 4))
+    assert torch.ones(2).numpy().sum() == 2, "outside of a trace it is what it was"
+
+
+def test_whether_an_image_is_padding_is_known() -> None:
+    class Unpadded(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            real = (images == 0.0).sum((-1, -2, -3)) != images.shape[1:].numel()
+            return torch.cat([part * 2 for part in images[real].split(real.view(2, 2).sum(1).tolist())])
+
+    images = torch.rand(4, 3, 224, 224)
+    images[3] = 0
+    graph = capture(Unpadded(), images)
+    assert graph.meta.assumed == ""
+    assert graph.tensor_shape[graph.op_outputs[-1][0]] == (3, 3, 224, 224)
+
+
+def test_what_the_inputs_leave_out_is_said() -> None:
+    graph = capture(Selecting(), torch.ones(4, 8), assumed="text without the image that the model takes")
+    assert graph.meta.assumed.startswith("text without the image that the model takes; aten::index ×1")

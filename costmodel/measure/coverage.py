@@ -75,6 +75,7 @@ class Result:
         unpriced: (op, count, share of time) of what has no formula.
         failure: one of `CLASSES`, empty if it was traced.
         why: one line.
+        assumed: what the trace takes for granted; empty for most.
     """
 
     model: str
@@ -88,6 +89,7 @@ class Result:
     unpriced: list[tuple[str, int, float]] = field(default_factory=list)
     failure: str = ""
     why: str = ""
+    assumed: str = ""
 
     @property
     def traced(self) -> bool:
@@ -248,7 +250,7 @@ def _price(model: str, mode: str, device: Device, batch: int) -> Estimate:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         loaded = load_model(model, mode=mode, batch=batch, device="meta", input_device="cpu")
-        graph = capture(loaded.model, loaded.inputs, mode=mode, name=model)
+        graph = capture(loaded.model, loaded.inputs, mode=mode, name=model, assumed=loaded.assumed)
         return estimate(graph.check(), device)
 
 
@@ -274,6 +276,7 @@ def _of_estimate(case: Case, priced: Estimate, seconds: float) -> Result:
         priced_flops=priced.flops / max(priced.flops + written, 1),
         priced_time=priced.coverage.time,
         unpriced=[(name, n, share[name]) for name, n in sorted(count.items(), key=lambda item: -share[item[0]])],
+        assumed=graph.meta.assumed,
     )
 
 

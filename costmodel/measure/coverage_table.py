@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -74,6 +75,7 @@ def page(results: Sequence[Result], *, producer: str, device: str, command: str)
     lines += ["", "| model | mode | class | why |", "|---|---|---|---|"]
     for why, failure, model, modes in _grouped(results):
         lines.append(f"| {model} | {modes} | {failure} | {why} |")
+    lines += _assumed(results)
     gaps = _gaps(results)
     lines += ["", "## Ops without a formula", ""]
     if not gaps:
@@ -84,6 +86,7 @@ def page(results: Sequence[Result], *, producer: str, device: str, command: str)
     lines += ["", "## Every case", "", "| model | mode | ops | GFLOP | seconds | result |", "|---|---|---|---|---|---|"]
     for r in sorted(results, key=lambda r: (r.model, r.mode)):
         said = r.failure or ("priced" if not r.unpriced else f"{r.priced_time:.1%} of the time priced")
+        said += f", assumed: {_cell(r.assumed)}" if r.assumed else ""
         lines.append(f"| {r.model} | {r.mode} | {r.ops:,} | {r.flops / 1e9:,.2f} | {r.seconds:.1f} | {said} |")
     return "\n".join(lines) + "\n"
 
@@ -112,6 +115,19 @@ def _grouped(results: Sequence[Result]) -> list[tuple[str, str, str, str]]:
         if r.failure:
             modes[_cell(r.why), r.failure, r.model].append(r.mode)
     return sorted((why, failure, model, ", ".join(m)) for (why, failure, model), m in modes.items())
+
+
+def _assumed(results: Sequence[Result]) -> list[str]:
+    """How many traces take something for granted, by what: numbers of ops are left out of the words."""
+    of_trace = [{_COUNT.sub("", part) for part in r.assumed.split("; ")} for r in results if r.assumed]
+    count = Counter(part for parts in of_trace for part in parts)
+    if not count:
+        return []
+    lines = ["", "## What traces take for granted", "", "| assumed | cases |", "|---|---|"]
+    return lines + [f"| {_cell(part)} | {n} |" for part, n in count.most_common()]
+
+
+_COUNT = re.compile(r" ×\d+")
 
 
 def _cell(text: str) -> str:

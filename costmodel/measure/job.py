@@ -107,6 +107,7 @@ class Job:
             seq=self.seq,
             name=self.model,
             method=self.method,
+            assumed=loaded.assumed,
         )
 
 

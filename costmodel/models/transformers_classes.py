@@ -96,12 +96,12 @@ def build(name: str, options: dict[str, Any], wanted: Wanted) -> Loaded:
             f"{spec}: {type(config).__name__} as transformers {transformers.__version__} has it builds no model "
             f"({type(error).__name__}: {said}); set what it needs after a comma"
         ) from error
-    kwargs = make_inputs(spec, model, config, wanted)
+    kwargs, assumed = make_inputs(spec, model, config, wanted)
     first = next(iter(kwargs), "")
     if first != "input_ids":
         refuse(spec, wanted, cache="does not read tokens first")
     task = {"input_ids": "text", "pixel_values": "image"}.get(first, "other")
-    return Loaded(spec, model, (), kwargs, task, f"transformers {transformers.__version__}")
+    return Loaded(spec, model, (), kwargs, task, f"transformers {transformers.__version__}", assumed)
 
 
 def _config_class(model_class: Any) -> Any:

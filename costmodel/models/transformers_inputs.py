@@ -10,7 +10,7 @@ from torch import nn
 from ..errors import CostmodelError
 from .inputs import Wanted, refuse
 from .transformers_makers import MAKERS, Sizes
-from .transformers_media import has_token, with_media
+from .transformers_media import has_token, left_out, with_media
 from .transformers_recipes import recipe_of
 
 __all__ = ["make_inputs"]
@@ -20,8 +20,12 @@ _IMAGES = ("pixel_values", "image_grid_thw", "image_sizes")
 _SOUNDS = ("input_features", "input_values")
 
 
-def make_inputs(spec: str, model: nn.Module, config: Any, wanted: Wanted) -> dict[str, Any]:
-    """Keyword arguments for ``model(**kwargs)``: the main input, what has no default, and what always goes with it."""
+def make_inputs(spec: str, model: nn.Module, config: Any, wanted: Wanted) -> tuple[dict[str, Any], str]:
+    """Keyword arguments for ``model(**kwargs)``: the main input, what has no default, and what always goes with it.
+
+    Returns:
+        The arguments, and in words which image, video or sound of the model's is left out; empty for most.
+    """
     parameters = inspect.signature(model.forward).parameters
     needed = [
         name
@@ -47,7 +51,8 @@ def make_inputs(spec: str, model: nn.Module, config: Any, wanted: Wanted) -> dic
         made[name] = maker(sizes)
     if "input_ids" in made and wanted.mode != "decode" and not recipe:
         made = with_media(model, sizes, made)
-    return made
+    left = [] if wanted.mode == "decode" else left_out(sizes, made)
+    return made, f"text without the {' and the '.join(left)} that the model takes" if left else ""
 
 
 def _companions(model: nn.Module, sizes: Sizes, chosen: list[str]) -> list[str]:

@@ -25,7 +25,7 @@ class Sizes:
     """Sizes, from a configuration or the first of its parts that says them."""
 
     def __init__(self, model: nn.Module, config: Any, wanted: Wanted) -> None:
-        self.name, self.config, self.wanted = type(model).__name__, config, wanted
+        self.name, self.model, self.config, self.wanted = type(model).__name__, model, config, wanted
         self.kind = str(getattr(config, "model_type", "") or "")
         self.batch, self.device = wanted.batch, wanted.input_device
         self.takes = set(inspect.signature(model.forward).parameters)

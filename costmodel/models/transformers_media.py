@@ -17,10 +17,15 @@ from torch.utils import _pytree as pytree
 from ..fakes import run_unrecorded
 from .transformers_makers import MAKERS, Sizes
 
-__all__ = ["has_token", "with_media"]
+__all__ = ["has_token", "left_out", "with_media"]
 
 # medium, input that holds it; one of the visual ones is enough
 _MEDIA = (("image", "pixel_values"), ("video", "pixel_values_videos"), ("audio", "input_features"))
+_GIVEN = {
+    "image": {"pixel_values", "image", "image_hidden_states"},
+    "video": {"pixel_values_videos"},
+    "audio": {"input_features", "input_values"},
+}
 _TYPES = {"image": 1, "video": 2, "audio": 3}
 _BESIDE = ("image_grid_thw", "video_grid_thw", "image_sizes", "spatial_shapes", "input_features_mask")
 
@@ -60,6 +65,15 @@ def with_media(model: nn.Module, sizes: Sizes, made: dict[str, Any]) -> dict[str
             made = tried
             break
     return made
+
+
+def left_out(sizes: Sizes, made: dict[str, Any]) -> list[str]:
+    """Media that the model takes among its text, by a token for each, and `made` lacks; an image does for videos."""
+    given = {medium for medium, names in _GIVEN.items() if names & set(made)}
+    if "image" in given or "video" in given:
+        given |= {"image", "video"}
+    takes = [m for m, names in _GIVEN.items() if names & sizes.takes and has_token(sizes, m) and m not in given]
+    return ["image"] + [m for m in takes if m == "audio"] if "image" in takes else takes
 
 
 def _examples(sizes: Sizes, name: str, taken: set[str]) -> Iterator[dict[str, Any]]:

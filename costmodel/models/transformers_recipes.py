@@ -7,12 +7,13 @@ to how it is made, or to None where it has to be left out.
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import CostmodelError
+from ._compat import require
 from .transformers_makers import FRAMES, GRID, MAKERS, SEQ, Sizes
 
 __all__ = ["RECIPES", "recipe_of"]
@@ -23,13 +24,6 @@ Recipe = dict[str, Callable[[Sizes], Any] | None]
 def recipe_of(name: str, kind: str) -> Recipe:
     """The recipe of a model class, else of its kind; empty for most."""
     return RECIPES.get(name, RECIPES.get(kind, {}))
-
-
-def _no_example(name: str) -> Callable[[Sizes], Any]:
-    def refuse(s: Sizes) -> Any:
-        raise CostmodelError(f"{s.name} reads {name}, which costmodel makes no example of; use a file.py:function")
-
-    return refuse
 
 
 def _half_height(s: Sizes) -> Tensor:
@@ -78,6 +72,40 @@ def _shared_cache(s: Sizes) -> dict[str, tuple[Tensor, Tensor]]:
     width = int(s.find("head_dim", part="text"))
     sizes = {"full_attention": wide, "sliding_attention": width}
     return {k: (s.floats(heads, SEQ, d), s.floats(heads, SEQ, d)) for k, d in sizes.items()}
+
+
+def _prefix(s: Sizes) -> Any:
+    """The cache of keys and values that an encoder of the same layers has left, `SEQ` tokens of it."""
+    cache = require("transformers").DynamicCache()
+    layers: Any = s.model.layers
+    for i, layer in enumerate(layers):
+        width = layer.self_attn.head_dim
+        heads = layer.self_attn.k_proj.out_features // width
+        cache.update(s.floats(heads, SEQ, width), s.floats(heads, SEQ, width), i)
+    return cache
+
+
+_ATOMS = 8  # of each residue of a protein: a multiple of the window for `SEQ` residues
+
+
+def _atoms(s: Sizes) -> Any:
+    """Reference conformers of `SEQ` residues, `_ATOMS` atoms each: as ESMFold2 takes them, before its own encoding."""
+    atoms = SEQ * _ATOMS
+    of_residue = (torch.arange(atoms, device=s.device) // _ATOMS).expand(s.batch, -1).contiguous()
+    module = import_module(type(s.model).__module__)
+    return module.EsmFold2AtomInputs(
+        ref_pos=s.floats(atoms, 3),
+        ref_charge=s.floats(atoms),
+        atom_attention_mask=_mask(atoms)(s),
+        ref_element=s.ids(atoms, vocab=int(s.find("max_atomic_number"))),
+        ref_atom_name_chars=s.ids(atoms, 4, vocab=int(s.find("char_vocab_size"))),
+        ref_space_uid=of_residue,
+        atom_to_token=of_residue,
+    )
+
+
+def _counted(s: Sizes) -> Tensor:
+    return torch.arange(SEQ, device=s.device).expand(s.batch, -1).contiguous()
 
 
 def _codes(books: int) -> Callable[[Sizes], Tensor]:
@@ -133,10 +161,20 @@ RECIPES: dict[str, Recipe] = {
     },
     "Blip2QFormerModel": {"encoder_hidden_states": lambda s: s.floats(257, int(s.find("encoder_hidden_size")))},
     "DeepseekOcr2VisionModel": {"pixel_values": lambda s: s.floats(3, 1024, 1024)},
-    "DiffusionGemmaDecoderModel": {"past_key_values": _no_example("past_key_values")},
+    "DiffusionGemmaDecoderModel": {"past_key_values": _prefix},
     "Dots3NoteAudioModel": {
         "input_features": _bins_first(128, 3000),
         "chunk_sample_lengths": lambda s: torch.full((s.batch,), 480_000, device=s.device),
+    },
+    "EsmFold2Model": {
+        "token_index": _counted,
+        "residue_index": _counted,
+        **{name: lambda s: s.zeros(SEQ) for name in ("asym_id", "sym_id", "entity_id", "mol_type")},
+        "res_type": lambda s: s.ids(SEQ, vocab=20),
+        "token_bonds": lambda s: s.floats(SEQ, SEQ, 1),
+        "attention_mask": _mask(SEQ),
+        "atom_inputs": _atoms,
+        "input_ids": lambda s: s.ids(SEQ, vocab=20),
     },
     "FlavaForPreTraining": {
         "codebook_pixel_values": lambda s: s.floats(3, 112, 112),
