@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 
 from .errors import CaptureError, CostmodelError
 
@@ -65,6 +66,7 @@ def largest_that_fits(
         return Largest(0, 0, float(known[1]), 0.0, 0.0, "memory", dict(sorted(known.items())))
     refused = limit + 1
     size, line, error = large, None, 0.0
+    width = 2 * limit + 2
     while True:
         try:
             if size not in known:
@@ -81,7 +83,9 @@ def largest_that_fits(
         fails = min(over, refused)
         if fails <= fits + 1:
             break
-        size = _next_size(known, capacity_bytes, fits, fails, bisect=refused <= over and refused <= limit)
+        crept = over <= limit and 2 * (fails - fits) > width  # the curve misleads: halve what is open instead
+        width = fails - fits
+        size = _next_size(known, capacity_bytes, fits, fails, crept or (refused <= over and refused <= limit))
     if line is None and fits == limit:
         raise CostmodelError(f"the peak does not grow from size {small} to {limit}: does the model use what is varied?")
     fixed, each = line or (float(known.get(fits, 0)), 0.0)
@@ -90,8 +94,15 @@ def largest_that_fits(
 
 
 def _next_size(known: dict[int, int], capacity: float, fits: int, fails: int, bisect: bool) -> int:
-    """Where the line through the two traced sizes nearest to the capacity meets it, within what is still open."""
-    a, b = sorted(sorted(known, key=lambda k: abs(known[k] - capacity))[:2]) if len(known) > 1 else (fits, fits)
+    """Where the curve through the three traced sizes nearest to the capacity meets it, or the line through two; within
+    what is still open. Attention makes it a curve."""
+    near = sorted(known, key=lambda k: abs(known[k] - capacity))
+    if not bisect and len({known[k] for k in near[:3]}) == 3:
+        parts = [(k, [j for j in near[:3] if j != k]) for k in near[:3]]
+        curve = sum(k * prod((capacity - known[j]) / (known[k] - known[j]) for j in others) for k, others in parts)
+        if fits < curve < fails:
+            return min(max(int(curve), fits + 1), fails - 1)
+    a, b = sorted(near[:2]) if len(known) > 1 else (fits, fits)
     if bisect or known.get(b, 0) <= known.get(a, 0):
         guess = (fits + fails) // 2 if bisect else 2 * max(known)
     else:

@@ -69,6 +69,19 @@ def test_a_runtime_that_the_device_lacks() -> None:
                    catch_exceptions=False)  # fmt: skip
 
 
+def test_a_peak_that_bends_is_found_in_few_traces() -> None:
+    """As of attention, whose scores grow with the square of the length."""
+    asked: list[int] = []
+
+    def peak(size: int) -> int:
+        asked.append(size)
+        return 1_000_000 + 2_000 * size + 8 * size * size
+
+    found = largest_that_fits(peak, 20_000_000, (32, 128))
+    assert len(asked) <= 12  # thousands where each guess crept up by one
+    assert peak(found.size) <= 20_000_000 < peak(found.size + 1)
+
+
 def test_sequences_are_looked_for_below_the_first_size() -> None:
     asked: list[int] = []
 

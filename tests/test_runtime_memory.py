@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ from costmodel.device import load_device
 from costmodel.errors import CostmodelError
 from costmodel.footprint import runtime_bytes
 from costmodel.host import detect, write_host_profile
-from costmodel.measure.memory_runs import read_runs
+from costmodel.measure.memory_runs import add_run, read_runs
 from costmodel.measure.memory_suite import CALIBRATION, half_of
-from costmodel.measure.resident import MemoryJob
+from costmodel.measure.resident import OTHER_FILES, Mapped, MemoryJob, Resident, Stage, _mapped_files
 from costmodel.measure.runtime_memory import largest_of, measure_runtime_memory, probes, with_runtime_memory
+from costmodel.report import render
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident bytes are read from /proc")
 KEPT = Path(__file__).parents[1] / "traces/runs/epyc-zen4-vm-2c/memory.jsonl"
@@ -48,6 +50,57 @@ def test_a_fit_to_processes_is_kept_in_a_profile(tmp_path: Path) -> None:
     assert after.high / after.low < before.high / before.low  # what was not measured has a wider interval
 
 
+SMAPS = """\
+7f00-7f10 r-xp 00000000 08:01 11 /usr/lib/libtorch_cpu.so
+Rss:                3000 kB
+Pss:                1500 kB
+Shared_Clean:       3000 kB
+Private_Dirty:         0 kB
+7f10-7f20 rw-p 00001000 08:01 11 /usr/lib/libtorch_cpu.so
+Rss:                1000 kB
+Pss:                1000 kB
+Private_Dirty:       600 kB
+Shared_Dirty:        100 kB
+7f20-7f30 r-xp 00000000 08:01 12 /usr/lib/libsmall.so
+Rss:                  40 kB
+Pss:                  10 kB
+Private_Dirty:         4 kB
+7f30-7f40 rw-p 00000000 00:00 0 [heap]
+Rss:              900000 kB
+Pss:              900000 kB
+7f40-7f50 rw-p 00000000 00:00 0
+Rss:              900000 kB
+"""
+
+
+def test_what_is_written_of_a_mapped_file_is_private() -> None:
+    kib = 1024
+    assert _mapped_files(SMAPS) == {
+        "libtorch_cpu.so": (4000 * kib, 2500 * kib, 3300 * kib),
+        OTHER_FILES: (40 * kib, 10 * kib, 36 * kib),
+    }
+
+
+def test_shared_files_are_kept_and_read_and_shown(tmp_path: Path) -> None:
+    job, into = MemoryJob("mlp-small", batch=2), tmp_path / "memory.jsonl"
+    stage = Stage(rss=400 << 20, anonymous=300 << 20, file=100 << 20, peak=400 << 20, heap=0, mapped=0)
+    stages = dict.fromkeys(("start", "imported", "loaded", "first", "steady"), stage)
+    files = {"libtorch_cpu.so": Mapped(90 << 20, 45 << 20, 88 << 20), OTHER_FILES: Mapped(9 << 20, 5 << 20, 8 << 20)}
+    for _ in range(3):
+        add_run(into, job, Resident(stages, 304 << 20, 96 << 20, 350 << 20, files))
+    runs = read_runs(into).resident[job.name]
+    assert runs[0].files["libtorch_cpu.so"].shared == 88 << 20
+    fitted = with_runtime_memory(detect(), "torch-eager", {job: runs})
+    device = load_device(write_host_profile(fitted, tmp_path / "host.toml"))
+    shared = device.runtime["torch-eager"].shared_files
+    assert {name: number.value for name, number in shared.items()} == {"libtorch_cpu.so": 88 << 20}
+    assert shared["libtorch_cpu.so"].kind == "measured"
+    found = largest_of(job, device, "torch-eager")
+    assert found.footprint.shared == 96 << 20
+    said = " ".join(str(render(found, "text")).split())
+    assert "of which shared with other processes: 96.0 MiB of library files (the largest are libtorch_cpu.so" in said
+
+
 @pytest.mark.slow
 def test_fresh_processes_are_measured_once(tmp_path: Path) -> None:
     into, job = tmp_path / "memory.jsonl", MemoryJob("mlp-small", batch=2)
@@ -56,5 +109,9 @@ def test_fresh_processes_are_measured_once(tmp_path: Path) -> None:
     again = measure_runtime_memory(detect(), "torch-eager", jobs=jobs, into=into)
     assert device.runtime == again.runtime
     assert 100e6 < device.runtime["torch-eager"].resident_bytes["default"].value < 1e9
+    runs = read_runs(into).resident[replace(job, threads=1).name]
+    assert runs[0].files["libtorch_cpu.so"].shared > 20e6
+    assert sum(m.shared for m in runs[0].files.values()) == pytest.approx(runs[0].shared, rel=0.05)
+    assert runs[0].private < runs[0].pss <= runs[0].private + runs[0].shared
     with pytest.raises(CostmodelError, match="no-such-model"):
         measure_runtime_memory(detect(), "torch-eager", jobs=jobs[1:])

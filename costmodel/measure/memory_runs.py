@@ -1,7 +1,8 @@
 """Measured memory kept on disk, a JSON line a measurement, so that a suite that is cut off goes on where it was.
 
-A line has the job's ``name``, the ``machine``, and either ``stages``, ``private`` and ``shared`` of a fresh process
-(`Resident`) or ``live``: peaks of live bytes of the first step and in steady state.
+A line has the job's ``name``, the ``machine``, and either ``stages``, ``private``, ``shared``, ``pss`` and ``files`` of
+a fresh process (`Resident`; earlier lines have no last two, and as shared what others mapped at that moment) or
+``live``: peaks of live bytes of the first step and in steady state.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from ..errors import FileError
 from . import machine
-from .resident import MemoryJob, Resident, Stage
+from .resident import Mapped, MemoryJob, Resident, Stage
 
 __all__ = ["Kept", "add_live", "add_run", "read_runs"]
 
@@ -47,7 +48,8 @@ def read_runs(path: Path) -> Kept:
                 kept.live[name] = (first, steady)
             else:
                 stages = {stage: Stage(**found) for stage, found in row["stages"].items()}
-                run = Resident(stages, int(row["private"]), int(row["shared"]))
+                files = {file: Mapped(*map(int, of_file)) for file, of_file in row.get("files", {}).items()}
+                run = Resident(stages, int(row["private"]), int(row["shared"]), int(row.get("pss", 0)), files)
                 kept.resident.setdefault(name, []).append(run)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise FileError(path, f"line {number}", f"is no measurement ({error}); delete the line") from None

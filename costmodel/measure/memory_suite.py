@@ -15,7 +15,7 @@ from ..errors import CostmodelError
 from ..estimate import Estimate, Range, estimate
 from ..validate import Case, Validation
 from .memory_runs import Kept, add_live, add_run, read_runs
-from .resident import MemoryJob, Resident, measure_rss
+from .resident import Mapped, MemoryJob, Resident, measure_rss
 from .runtime_memory import largest_of
 
 __all__ = ["CALIBRATION", "HELD_OUT", "half_of", "memory_cases", "memory_suite"]
@@ -235,10 +235,26 @@ def _provenance(found: Sequence[_Compared], into: Path | None) -> dict[str, str]
         rows["private and shared"] = (
             f"at the end a process had {units.size(min(r.private for r in runs))} to "
             f"{units.size(max(r.private for r in runs))} of its own and {units.size(min(r.shared for r in runs))} to "
-            f"{units.size(max(r.shared for r in runs))} that others may map too (files of libraries)"
+            f"{units.size(max(r.shared for r in runs))} of clean pages of files, which all that map them have in common"
         )
+        rows |= _by_file(runs)
         rows["resident runs"] = f"{len(runs)} fresh processes" + (f", kept in {into}" if into is not None else "")
     return rows
+
+
+def _by_file(runs: Sequence[Resident], top: int = 6) -> dict[str, str]:
+    """The mapped files with most resident bytes: medians over the runs that have them."""
+    found: dict[str, list[Mapped]] = {}
+    for run in runs:
+        for name, mapped in run.files.items():
+            found.setdefault(name, []).append(mapped)
+    middle = {name: Mapped(*(int(np.median(column)) for column in zip(*of_file))) for name, of_file in found.items()}
+    largest = sorted(middle.items(), key=lambda item: -item[1].resident)[:top]
+    said = [
+        f"{name} {units.size(m.resident)}, of which {units.size(m.shared)} shared (Pss {units.size(m.pss)})"
+        for name, m in largest
+    ]
+    return {"mapped files": "; ".join(said)} if said else {}
 
 
 def _case(job: MemoryJob, predicted: Estimate, quantity: str, value: Range, measured: float, setting: str = "") -> Case:

@@ -11,8 +11,8 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import CostmodelError
 
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from ..graph import OpGraph
     from ..models.step import Step
 
-__all__ = ["MemoryJob", "Resident", "Stage", "measure_rss", "measure_rss_peak"]
+__all__ = ["OTHER_FILES", "Mapped", "MemoryJob", "Resident", "Stage", "measure_rss", "measure_rss_peak"]
 
 _STAGES = ("start", "imported", "loaded", "first", "steady")
+_LARGE_FILE = 1 << 20  # smaller ones are summed
+OTHER_FILES = "other files"
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,20 @@ class Stage:
     mapped: int
 
 
+class Mapped(NamedTuple):
+    """Bytes of a mapped file.
+
+    Attributes:
+        resident: in memory for this process.
+        pss: each page divided by the processes that mapped it then (proportional set size).
+        shared: clean pages, which every process that maps the file has in common.
+    """
+
+    resident: int
+    pss: int
+    shared: int
+
+
 @dataclass(frozen=True)
 class Resident:
     """What a fresh process had resident.
@@ -137,12 +153,17 @@ class Resident:
     Attributes:
         stages: ``start`` (Python and torch), ``imported`` (the model's library), ``loaded`` (model and inputs),
             ``first`` (one step) and ``steady`` (all steps).
-        private, shared: bytes at the end that only this process maps, and that others map too.
+        private: bytes at the end that are the process's own: written by it.
+        shared: bytes at the end that all processes which map the same files have in common, if any did then or not.
+        pss: private and a fair part of what is shared with those that ran then.
+        files: the largest mapped files, and the sum of the others.
     """
 
     stages: dict[str, Stage]
     private: int
     shared: int
+    pss: int = 0
+    files: dict[str, Mapped] = field(default_factory=dict)
 
     @property
     def peak(self) -> int:
@@ -180,7 +201,8 @@ def measure_rss(job: MemoryJob, *, timeout_s: float = 600.0) -> Resident:
         said = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
         raise CostmodelError(f"{job.model} {job.mode} could not be measured: {said}")
     found = json.loads(answer)
-    return Resident({s: Stage(**found[s]) for s in _STAGES}, found["private"], found["shared"])
+    files = {name: Mapped(*values) for name, values in found["files"].items()}
+    return Resident({s: Stage(**found[s]) for s in _STAGES}, found["private"], found["shared"], found["pss"], files)
 
 
 # In the fresh process
@@ -212,11 +234,37 @@ def _malloc_bytes() -> tuple[int, int]:
     return int(info.arena), int(info.hblkhd)
 
 
-def _private_and_shared() -> tuple[int, int]:
+def _owned() -> dict[str, int]:
+    """Private, shared and proportional bytes of this process."""
     with open("/proc/self/smaps_rollup") as file:
         fields = {k: v.split() for k, _, v in (line.partition(":") for line in file)}
-    private = sum(int(fields[k][0]) for k in ("Private_Clean", "Private_Dirty"))
-    return private * 1024, int(fields["Rss"][0]) * 1024 - private * 1024
+    kib = {key: int(fields[key][0]) for key in ("Rss", "Pss", "Private_Dirty", "Shared_Dirty")}
+    private = kib["Private_Dirty"] + kib["Shared_Dirty"]
+    return {"private": private * 1024, "shared": (kib["Rss"] - private) * 1024, "pss": kib["Pss"] * 1024}
+
+
+def _mapped_files(text: str, least: int = _LARGE_FILE) -> dict[str, tuple[int, int, int]]:
+    """`Mapped` of each file in the text of /proc/…/smaps, by the file's name; those below `least` bytes as one."""
+    found: dict[str, list[int]] = {}
+    name = ""
+    for line in text.splitlines():
+        key, *rest = line.split()
+        if not key.endswith(":"):  # "7f12-7f34 r-xp offset device inode path"
+            name = rest[4].rpartition("/")[2] if len(rest) > 4 and rest[4].startswith("/") else ""
+        elif name and key in ("Rss:", "Pss:", "Private_Dirty:", "Shared_Dirty:"):
+            resident, pss, shared = found.setdefault(name, [0, 0, 0])
+            size = int(rest[0]) * 1024
+            found[name] = [
+                resident + size * (key == "Rss:"),
+                pss + size * (key == "Pss:"),
+                shared + (size if key == "Rss:" else -size if key.endswith("Dirty:") else 0),
+            ]
+    large = {name: (a, b, c) for name, (a, b, c) in found.items() if a >= least}
+    rest_of = [values for name, values in found.items() if name not in large]
+    if rest_of:
+        a, b, c = (sum(column) for column in zip(*rest_of))
+        large[OTHER_FILES] = (a, b, c)
+    return large
 
 
 def run(job: MemoryJob) -> dict[str, Any]:
@@ -240,8 +288,10 @@ def run(job: MemoryJob) -> dict[str, Any]:
     for _ in range(job.steps - 1):
         step.run()
     stages["steady"] = _now()
-    private, shared = _private_and_shared()
-    return {**{name: asdict(stage) for name, stage in stages.items()}, "private": private, "shared": shared}
+    owned = _owned()
+    with open("/proc/self/smaps") as file:
+        files = _mapped_files(file.read())
+    return {**{name: asdict(stage) for name, stage in stages.items()}, **owned, "files": files}
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from ..device import Device, Interval, Number
 from ..errors import CostmodelError
 from ..estimate import Estimate, estimate
 from .memory_runs import add_run, read_runs
-from .resident import MemoryJob, Resident, measure_rss
+from .resident import OTHER_FILES, MemoryJob, Resident, measure_rss
 
 __all__ = ["largest_of", "measure_runtime_memory", "probes", "with_runtime_memory"]
 
@@ -121,8 +121,15 @@ def with_runtime_memory(device: Device, name: str, runs: Mapping[MemoryJob, Sequ
         for part, value in values.items()
     }
     interval = Interval(low=-wide, high=wide, cases=len(runs), kind="fitted", source=key)
+    files = {
+        name: Number(value=value, kind="measured", source=key) for name, value in _shared_files(runs.values()).items()
+    }
     changed = runtime.model_copy(
-        update={"resident_bytes": numbers, "interval": {**runtime.interval, "peak_rss": interval}}
+        update={
+            "resident_bytes": numbers,
+            "shared_files": files,
+            "interval": {**runtime.interval, "peak_rss": interval},
+        }
     )
     said = (
         f"peaks of fresh processes of {len(runs)} jobs ({sum(map(len, runs.values()))} runs) less what malloc is "
@@ -131,6 +138,18 @@ def with_runtime_memory(device: Device, name: str, runs: Mapping[MemoryJob, Sequ
     return device.model_copy(
         update={"runtime": {**device.runtime, name: changed}, "sources": {**device.sources, key: said}}
     )
+
+
+def _shared_files(runs: Iterable[Sequence[Resident]]) -> dict[str, float]:
+    """Median bytes that processes share of each large library file that most of the runs mapped, the largest first."""
+    known = [run for of_job in runs for run in of_job if run.files]
+    found: dict[str, list[int]] = {}
+    for run in known:
+        for name, mapped in run.files.items():
+            if name != OTHER_FILES:
+                found.setdefault(name, []).append(mapped.shared)
+    middle = {name: float(np.median(each)) for name, each in found.items() if 2 * len(each) > len(known)}
+    return dict(sorted(middle.items(), key=lambda item: -item[1]))
 
 
 def largest_of(job: MemoryJob, device: Device, runtime: str | None) -> Estimate:

@@ -256,12 +256,21 @@ def _memory_notes(estimate: Estimate) -> Iterator[str]:
     if estimate.device.runtime[estimate.runtime].engine == "cpu":
         parts = f.resident
         yield (
-            f"Resident are {units.size(parts['runtime'])} of the runtime ({units.size(f.shared)} of them files that "
-            f"processes share) and {units.size(parts['allocator'])} of malloc"
+            f"Resident are {units.size(parts['runtime'])} of the runtime, of which shared with other processes: "
+            f"{units.size(f.shared)} of library files{_largest_files(estimate)}; and "
+            f"{units.size(parts['allocator'])} of malloc"
             + (f", {units.size(parts['loading'])} more while the model is loaded" if parts["loading"] else "")
             + (f", {units.size(parts['scratch'])} of kernels' scratch" if parts["scratch"] else "")
             + "."
         )
+
+
+def _largest_files(estimate: Estimate, top: int = 3) -> str:
+    """Of what processes share, the files that the profile knows."""
+    files = estimate.device.runtime[estimate.runtime].shared_files
+    largest = sorted(files.items(), key=lambda item: -item[1].value)[:top]
+    named = ", ".join(f"{name} {units.size(number.value)}" for name, number in largest)
+    return f" (the largest are {named})" if named else ""
 
 
 def holders_table(estimate: Estimate, top: int = 10) -> Table:
