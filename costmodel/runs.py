@@ -55,6 +55,7 @@ _DTYPES = {
 # Files keep what a row says of itself beside the columns of the contract.
 _KEPT = ("note", "params", "macs", "source", "accel")
 MAX_SKIPPED = 1000  # reasons kept one by one; the rest are counted
+MAX_CASES = 100_000  # different steps in a file: each is traced, some seconds
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ def stream_runs(path: str | os.PathLike[str]) -> Iterator[Run | Skip]:
 def read_runs(path: str | os.PathLike[str], device: Device | None = None) -> Runs:
     """Runs of a file, one a case: rows that share a case are its repeats, their median counts.
 
-    Memory grows with the number of cases, not of rows (eight bytes for each repeat).
+    Memory grows with the number of cases, at most `MAX_CASES`, not of rows (eight bytes for each repeat).
 
     Args:
         path: a CSV with the columns of DESIGN.md §8; more are kept in ``meta`` or ignored, empty is unknown.
@@ -209,7 +210,7 @@ def read_runs(path: str | os.PathLike[str], device: Device | None = None) -> Run
             one device that matches nothing is taken whole: the caller says what it was run on.
 
     Raises:
-        FileError: as `stream_runs`; several devices and none that is meant; no usable row.
+        FileError: as `stream_runs`; several devices and none that is meant; no usable row; too many cases.
     """
     first: dict[tuple[Any, ...], Run] = {}
     seconds: dict[tuple[Any, ...], list[float]] = {}
@@ -219,6 +220,10 @@ def read_runs(path: str | os.PathLike[str], device: Device | None = None) -> Run
             skipped.add(f"line {item.line}: {item.name}", item.why)
             continue
         first.setdefault(item.case, item)
+        if len(first) > MAX_CASES:
+            raise FileError(
+                path, "", f"is of more than {MAX_CASES:,} different steps, each of which is traced; give a part of it"
+            )
         seconds.setdefault(item.case, []).extend(item.repeats or (item.latency_s,))
     kept = _of_device(Path(path), list(first.values()), device, skipped)
     if not kept:

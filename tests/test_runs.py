@@ -219,3 +219,11 @@ def test_a_file_with_other_columns_is_not_touched(write) -> None:
     with pytest.raises(FileError, match="other columns"):
         append_runs(path, [Run("m", "infer", 1.0)])
     assert path.read_text() == HEAD + ROW.format("1")
+
+
+def test_a_million_names_are_refused_and_not_kept(write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("costmodel.runs.MAX_CASES", 3)
+    names = "".join(ROW.format("1").replace("resnet18", f"net{i}") for i in range(5))
+    with pytest.raises(FileError, match="more than 3 different steps, each of which is traced; give a part of it"):
+        read_runs(write(HEAD + names))
+    assert len(read_runs(write(HEAD + names.partition("net3")[0].rpartition("\n")[0] + "\n")).runs) == 3
