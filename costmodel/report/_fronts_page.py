@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,7 @@ def fronts_page(fronts: Sequence[Front], steps: Sequence[Step], devices: Sequenc
         steps: published orderings against our runs.
         devices: that the fronts are of, for their titles.
     """
+    named = {d.name: d for d in devices}
     titles = {d.name: d.title for d in devices}
     parts = [_INTRO]
     for family in dict.fromkeys(f.points[0].family for f in fronts):
@@ -48,7 +49,7 @@ def fronts_page(fronts: Sequence[Front], steps: Sequence[Step], devices: Sequenc
         parts += [
             f"## {family}: {plain(point.model)}",
             f"{plain(_what(point))} Data: {plain(point.provenance)}.",
-            markdown_table(_points_table(own)),
+            markdown_table(_points_table(own, named)),
             markdown_table(_choices_table(own, titles)),
             *(markdown_table(t) for t in (_agreement_table(own, titles),) if t is not None),
         ]
@@ -68,14 +69,14 @@ def _latency(fronts: Sequence[Front]) -> list[Front]:
     return [f for f in fronts if f.axis == "latency_s"]
 
 
-def _points_table(fronts: Sequence[Front]) -> Table:
+def _points_table(fronts: Sequence[Front], devices: Mapping[str, Device]) -> Table:
     """An arm a row: its accuracy, latency on each device, measured latency, live memory, and where it is optimal."""
     by_latency = _latency(fronts)
     first = by_latency[0]
     measured = [f for f in by_latency if any("latency_s" in p.measured for p in f.points)]
     better = "↑" if first.points[0].higher_is_better else "↓"
     columns = [Column("arm"), Column(f"{first.points[0].metric.split(' on ')[0].split(',')[0]} {better}", True)]
-    columns += [Column(f"{f.device}, {_threads(f)}", True) for f in by_latency]
+    columns += [Column(_where(f, devices), True) for f in by_latency]
     columns += [Column(f"measured on {f.device}", True) for f in measured]
     columns += [Column("peak live", True), Column("optimal in")]
     rows = []
@@ -95,9 +96,13 @@ def _points_table(fronts: Sequence[Front]) -> Table:
     return Table("Points, cheapest on the first device first", tuple(columns), tuple(rows), note=note)
 
 
-def _threads(front: Front) -> str:
-    threads = front.points[0].threads
-    return f"{threads} thread{'s' if threads > 1 else ''}"
+def _where(front: Front, devices: Mapping[str, Device]) -> str:
+    """The device, and its GPU or the threads of its CPU."""
+    point = front.points[0]
+    device = devices.get(front.device)
+    if device is not None and device.runtime[point.runtime].engine == "gpu":
+        return f"{front.device}, GPU"
+    return f"{front.device}, {point.threads} thread{'s' if point.threads > 1 else ''}"
 
 
 def _of_arm(front: Front, name: str) -> Point | None:
