@@ -269,6 +269,9 @@ def glibc_malloc(event: I8, size: I8, rules: Malloc) -> Held:
     # What the last chunk left of a free one: listed before the next search, because until then its neighbour, the end
     # of what was aligned, has mostly merged with it.
     left = NONE
+    # What aligning leaves behind a chunk is a small one until the next large request or free, which is most often the
+    # next event: so many bytes of `left`, or of the top where there is none, are it; it has a row only if asked for.
+    spare = 0
     mapped, mapped_resident, next_map = np.int64(0), np.int64(0), np.int64(1) << 46
     mmap_threshold = rules.mmap_threshold
     row_of, where = np.full(size.shape[0], NONE), np.full(size.shape[0], NONE)
@@ -276,6 +279,10 @@ def glibc_malloc(event: I8, size: I8, rules: Malloc) -> Held:
     reserved, resident = np.zeros(e + 1, np.int64), np.zeros(e + 1, np.int64)
     for i in range(e):
         b = abs(event[i]) - 1
+        if spare > 0 and size[b] != 0 and map_of[b] == 0:
+            if not _empties_fast(block, size[b], event[i], row_of[b], rules.alignment):
+                left = _small_of_spare(block, number, state, fast, left, spare)
+            spare = 0
         if size[b] == SMALL:
             if event[i] > 0:
                 row_of[b] = _take_small(state, fast)
@@ -312,10 +319,23 @@ def glibc_malloc(event: I8, size: I8, rules: Malloc) -> Held:
             else:
                 if s == NONE:
                     s = _cut_top(block, number, state, need, rules.top_pad)
+                    s = _lead_off(block, number, state, fast, s, rules.alignment)
+                    spare = block[s, LENGTH] - chunk
+                    if spare > 32:
+                        block[s, LENGTH] = chunk
+                        state[_TOP] -= spare
+                    else:
+                        spare = 0
                 elif block[s, LENGTH] >= need + 32:
-                    left = split(block, number, s, need)
+                    whole = block[s, LENGTH]
+                    s = _lead_off(block, number, state, fast, s, rules.alignment)
+                    spare = need - (whole - block[s, LENGTH]) - chunk
+                    spare = spare if spare > 32 else 0
+                    left = split(block, number, s, chunk if spare > 0 else block[s, LENGTH] - (whole - need))
                     mark_free(block, left)
-                s = _align(block, head, number, state, fast, s, chunk, rules.alignment)
+                else:
+                    s = _lead_off(block, number, state, fast, s, rules.alignment)
+                    _rest_off(block, head, number, state, fast, s, chunk)
                 row_of[b] = s
                 where[b] = block[s, ADDRESS] + 16
                 state[_TOUCHED] = max(state[_TOUCHED], block[s, ADDRESS] + chunk)
@@ -325,16 +345,48 @@ def glibc_malloc(event: I8, size: I8, rules: Malloc) -> Held:
 
 
 @njit(cache=True, inline="always")
-def _align(block: I8, head: I4, number: I8, state: I8, fast: I8, s: int, chunk: int, alignment: int) -> int:
-    """The aligned chunk in one that has room to align in; what is before and behind it is given back."""
+def _empties_fast(block: I8, size: int, event: int, s: int, alignment: int) -> bool:
+    """Whether an event merges the small chunks before all else: a large request, or the free of a large chunk."""
+    if size == SMALL:
+        return False
+    if event < 0:
+        return bool(block[s, LENGTH] >= _BIG)
+    return max((size + 8 + 15) & -16, 32) + alignment + 48 >= _LARGE
+
+
+@njit(cache=True, inline="always")
+def _small_of_spare(block: I8, number: I8, state: I8, fast: I8, left: int, spare: int) -> int:
+    """The small chunk that aligning left gets a row, off the start of `left` or of the top; returns what is left."""
+    if left == NONE:
+        s = make_block(block, number, state[_TOP], spare, state[_LAST], NONE)
+        state[_TOP] += spare
+        state[_LAST] = s
+        _put_small(state, fast, s)
+        return NONE
+    rest = split(block, number, left, spare)
+    block[left, IS_FREE] = 0
+    mark_free(block, rest)
+    _put_small(state, fast, left)
+    return rest
+
+
+@njit(cache=True, inline="always")
+def _lead_off(block: I8, number: I8, state: I8, fast: I8, s: int, alignment: int) -> int:
+    """What is before the first aligned address of a chunk is given back; returns the row of the rest."""
     lead = -(block[s, ADDRESS] + 16) & (alignment - 1)
-    if lead > 0:
-        if lead < 32:  # no chunk is that short
-            lead += alignment
-        whole = s
-        s = split(block, number, whole, lead)
-        _move_last(state, whole, s)
-        _put_small(state, fast, whole)
+    if lead == 0:
+        return s
+    if lead < 32:  # no chunk is that short
+        lead += alignment
+    rest = split(block, number, s, lead)
+    _move_last(state, s, rest)
+    _put_small(state, fast, s)
+    return rest
+
+
+@njit(cache=True, inline="always")
+def _rest_off(block: I8, head: I4, number: I8, state: I8, fast: I8, s: int, chunk: int) -> None:
+    """What is behind an aligned chunk is given back."""
     if block[s, LENGTH] > chunk + 32:
         rest = split(block, number, s, chunk)
         _move_last(state, s, rest)
@@ -342,7 +394,6 @@ def _align(block: I8, head: I4, number: I8, state: I8, fast: I8, s: int, chunk: 
             _put_small(state, fast, rest)
         else:
             _free_chunk(block, head, number, state, rest)
-    return s
 
 
 @njit(cache=True, inline="always")
