@@ -47,7 +47,7 @@ def fronts_page(fronts: Sequence[Front], steps: Sequence[Step], devices: Sequenc
         own = [f for f in fronts if f.points[0].family == family]
         point = own[0].points[0]
         parts += [
-            f"## {family}: {plain(point.model)}",
+            f"## {family}: {plain(_models(own))}",
             f"{plain(_what(point))} Data: {plain(point.provenance)}.",
             markdown_table(_points_table(own, named)),
             markdown_table(_choices_table(own, titles)),
@@ -57,6 +57,11 @@ def fronts_page(fronts: Sequence[Front], steps: Sequence[Step], devices: Sequenc
         if of_family:
             parts += [plain(_verdict(of_family)), markdown_table(_ordering_table(of_family, point))]
     return "\n\n".join(parts) + "\n"
+
+
+def _models(fronts: Sequence[Front]) -> str:
+    """Each model of a family once, without the settings in braces."""
+    return "; ".join(dict.fromkeys(p.model.split(" {")[0].strip() for f in fronts for p in f.points))
 
 
 def _what(point: Point) -> str:
