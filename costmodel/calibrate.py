@@ -373,7 +373,8 @@ def _whole(
             report(78 + round(18 * i / len(jobs)), 100, f"net {job.name}")
             predicted.append(estimate(job.trace(), fitted, threads=threads).latency_s.point)
             raw = first.run([job], seconds=0.7) + second.run([job], seconds=0.7)
-            measured.append(Measured.of(raw).latency_s)
+            seen = Measured.of(raw)
+            measured.append(seen.latency_s * (fit.spin_s / seen.spin_s if fit.spin_s and seen.spin_s else 1.0))
     whole = fit_whole(np.array(predicted), np.array(measured), [job.mode for job in jobs])
     nets = tuple((job.name, p * whole[job.mode], m) for job, p, m in zip(jobs, predicted, measured))
     return fit.model_copy(update={"whole": whole}), nets

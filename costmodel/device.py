@@ -166,7 +166,8 @@ class Fit(_Strict):
     """A calibration for one thread count: what it was fitted on, and its constants by algorithm class.
 
     `whole` is the factor of a model over the sum of its ops in a mode (prefill and decode are ``infer``),
-    `capacity_bytes` the effective size of each cache, by level.
+    `capacity_bytes` the effective size of each cache, by level, `spin_s` what the reference spin of `measure.latency`
+    takes at the speed of the machine that the constants are for.
     """
 
     threads: int = Field(ge=1, le=1024)
@@ -178,6 +179,7 @@ class Fit(_Strict):
     points: int = Field(ge=0)
     error: NonNegative | None = None
     noise: NonNegative | None = None
+    spin_s: Positive | None = None
     whole: dict[str, Positive] = {}
     capacity_bytes: dict[str, Positive] = {}
     kinds: dict[str, KindFit] = {}

@@ -25,6 +25,7 @@ from .device import Fit, KindFit
 
 __all__ = ["LEVELS", "Point", "fit_kinds", "fit_whole", "points_of"]
 
+_BEST_SPIN = 0.05  # quantile of all spins of a calibration that is the machine's best
 # Levels with fitted rates; what L2 serves is part of the terms.
 LEVELS = ("L3", "dram")
 _STATES = ("hot", "between", "warm", "cold", "rotated")
@@ -89,6 +90,7 @@ def points_of(
 ) -> tuple[list[Point], Counter[str]]:
     """Points from the lines that `measure.micro` wrote, and the names of ops without a formula."""
     points, gaps = [], Counter[str]()
+    best = best_spin_s(raw)
     for line in raw:
         op = OpSpec(
             name=line["op"].split(".", 1)[0],
@@ -130,11 +132,25 @@ def points_of(
                     "cold": flush_bytes,
                     "rotated": 0.0,
                 },
-                seconds={s: float(np.quantile(line[s], _QUANTILE[s])) for s in _STATES if line.get(s)},
+                seconds={
+                    s: float(np.quantile(line[s], _QUANTILE[s])) * _speed(line, s, best) for s in _STATES if line.get(s)
+                },
                 noise=float(np.quantile(hot, 0.75) / np.quantile(hot, 0.25) - 1.0),
             )
         )
     return points, gaps
+
+
+def best_spin_s(raw: Sequence[Mapping[str, Any]]) -> float | None:
+    """What the reference spin takes where nothing disturbs it; None of points measured without one."""
+    spins = [s for line in raw for of_state in line.get("spin", {}).values() for s in of_state]
+    return float(np.quantile(spins, _BEST_SPIN)) if spins else None
+
+
+def _speed(line: Mapping[str, Any], state: str, best: float | None) -> float:
+    """Seconds at the best speed of the machine over those at its speed around the measurement of a state."""
+    spins = line.get("spin", {}).get(state)
+    return best / float(np.mean(spins)) if spins and best else 1.0
 
 
 def _beyond(distance: F8, capacity: float) -> F8:
@@ -337,6 +353,7 @@ def fit_kinds(
         points=len(points),
         error=float(np.median(errors)) if errors else None,
         noise=float(np.median([p.noise for p in points])) if points else None,
+        spin_s=best_spin_s(raw),
         capacity_bytes=capacity,
         kinds=kinds,
     )

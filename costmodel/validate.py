@@ -44,6 +44,7 @@ class Case:
         noise: mean |ln ratio| of two processes that measured it, or None.
         spread: median over processes over their minimum, less one, or None: above `MOST_SPREAD` it is not scored.
         processor: processor seconds where `measured` is wall seconds, or None.
+        wall: wall seconds as they passed, where `measured` is at the speed of the calibration, or None.
         size: of one sample, ``3x224x224`` or ``seq128``; empty where it is the model's own.
         setting: what differs from the usual (``bfloat16``, ``channels_last``), or empty.
         group: part of a suite that it is of, or empty.
@@ -68,6 +69,7 @@ class Case:
     note: str = ""
     spread: float | None = None
     processor: float | None = None
+    wall: float | None = None
     size: str = ""
     setting: str = ""
     group: str = ""
@@ -176,7 +178,7 @@ class Validation:
 
     def as_dict(self) -> dict[str, Any]:
         """The object that ``validate --json`` prints (DESIGN.md §8)."""
-        optional = {"measured", "published", "note", "spread", "processor", "size", "setting", "group"}
+        optional = {"measured", "published", "note", "spread", "processor", "wall", "size", "setting", "group"}
         return {
             "schema": 1,
             "cases": [

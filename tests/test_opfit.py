@@ -9,7 +9,7 @@ import pytest
 
 from costmodel.core.traffic import CODE_BYTES, CODE_SHARE, beyond
 from costmodel.costs import OpSpec, TensorSpec, formula_for
-from costmodel.opfit import LEVELS, choose_capacity, fit_kinds, fit_whole, points_of
+from costmodel.opfit import LEVELS, best_spin_s, choose_capacity, fit_kinds, fit_whole, points_of
 
 FLUSH, BETWEEN = 64e6, 5e6
 CAPACITY = {"L2": 1e6, "L3": 16e6}
@@ -149,3 +149,27 @@ def test_a_factor_a_mode_is_found() -> None:
     assert fit_whole(predicted, true * predicted, modes) == pytest.approx({"infer": 1.05, "train": 0.95}, rel=0.01)
     hidden = fit_whole(predicted, 3.0 * predicted, modes)
     assert hidden == {"infer": 1.15, "train": 1.15}, "what the model has no room for is not hidden in a constant"
+
+
+def test_a_slow_state_of_the_machine_is_taken_out_of_its_points(made: list[dict[str, Any]]) -> None:
+    """Every third point measured while all took 1.4 times as long, and the spin beside it as well."""
+    slowed = []
+    for i, line in enumerate(made):
+        by = 1.4 if i % 3 == 0 else 1.0
+        spins = {state: [2e-3 * by] * 2 for state in STATES}
+        slowed.append({**line, **{s: [by * t for t in line[s]] for s in STATES}, "spin": spins})
+    calm, told, blind = (fit(r) for r in (made, slowed, [{k: v for k, v in p.items() if k != "spin"} for p in slowed]))
+    assert told.spin_s == pytest.approx(2e-3)
+    assert calm.spin_s is None
+    kind = next(iter(calm.kinds))
+    terms = [f.kinds[kind].term_s["n"] for f in (calm, told, blind)]
+    assert terms[1] == pytest.approx(terms[0], rel=1e-6)
+    assert abs(terms[2] / terms[0] - 1.0) > 0.02, "without the spin the slow state is in the constants"
+
+
+def test_a_spin_that_changed_around_a_state_counts_by_its_mean(made: list[dict[str, Any]]) -> None:
+    line = {**made[0], "spin": {"hot": [2e-3, 4e-3], "warm": [2e-3, 2e-3]}}
+    (point,), _ = points_of([line], 1, 16, FLUSH)
+    (plain,), _ = points_of([made[0]], 1, 16, FLUSH)
+    assert point.seconds["hot"] / plain.seconds["hot"] == pytest.approx(best_spin_s([line]) / 3e-3)
+    assert point.seconds["between"] == plain.seconds["between"], "a state without a spin stays as it was measured"

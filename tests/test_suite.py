@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from costmodel.measure.latency import Samples, disturbed_share, pinned_allocator
 from costmodel.measure.micro import GENERATORS, hash_seed, plan, read_points
 from costmodel.measure.micro_ops import Shapes
 from costmodel.measure.repeats import add_repeats, read_repeats, refuse_another_machine
-from costmodel.measure.suite import QUICK, Measured, measure_groups, measure_job, pairwise_noise, run_suite
-from costmodel.measure.worker import Worker
+from costmodel.measure.suite import QUICK, Measured, compare, measure_groups, measure_job, pairwise_noise, run_suite
+from costmodel.measure.worker import Worker, Workers
 
 JOB = Job("mlp-small", "infer", batch=2)
 TRAIN = Job("mlp-small", "train", batch=2)
@@ -79,6 +80,20 @@ def test_a_worker_runs_jobs_and_outlives_a_bad_one() -> None:
         assert all(0 < t < 60 for t in answer["wall_s"])
         assert answer["peak_live_bytes"] > 269_322 * 4
     assert two["peak_live_bytes"] > one["peak_live_bytes"]
+
+
+@pytest.mark.slow
+def test_every_request_runs_in_a_process_of_its_own_and_a_dead_worker_is_replaced() -> None:
+    with Workers() as workers:
+        one = workers.of(JOB)
+        assert workers.of(JOB) is one
+        assert workers.of(replace(JOB, allocator="default")) is not one
+        first, second = (one.run([TRAIN], seconds=0.01, memory=True) for _ in range(2))
+        assert first[0]["peak_live_bytes"] == second[0]["peak_live_bytes"], "the second finds nothing of the first"
+        os.kill(one._process.pid, signal.SIGKILL)
+        one._process.wait()
+        assert workers.of(JOB) is not one
+        assert workers.of(JOB).run([JOB], seconds=0.01)[0]["wall_s"]
 
 
 def test_a_worker_that_dies_is_reported() -> None:
@@ -146,6 +161,43 @@ def test_the_calmest_process_counts_and_their_spread_is_the_noise() -> None:
     assert m.as_run(JOB).repeats == (2.0, 2.0, 2.0, 1.0, 1.0, 9.0, 1.5, 1.5, 1.5)
 
 
+def spun(*wall: float, spin: float) -> dict[str, Any]:
+    return {**raw(*wall), "spin_s": [spin] * len(wall)}
+
+
+def test_seconds_are_told_at_the_speed_of_the_reference_spin() -> None:
+    """One process in the machine's slow state, half as fast, spin and step alike."""
+    m = Measured.of([spun(1.0, 1.0, 1.0, spin=1e-3), spun(2.0, 2.0, 2.0, spin=2e-3), spun(1.1, 1.1, 1.1, spin=1e-3)])
+    assert m.spin_s == pytest.approx(1e-3)
+    assert m.latency_s == pytest.approx(1.0), "the median of 1.0, 1.0 and 1.1"
+    assert (m.wall_s, m.processor_s) == (1.0, 1.0)
+    assert m.noise == pytest.approx(2 * math.log(1.1) / 3)
+    assert m.as_run(JOB).latency_s == m.wall_s, "a run is kept as it passed"
+    mixed = Measured.of([spun(1.0, 1.0, 1.0, spin=1e-3), raw(2.0, 2.0, 2.0)])
+    assert (mixed.spin_s, mixed.latency_s) == (None, 1.0), "without a spin in each, the smallest as it passed"
+
+
+def test_a_calibrated_device_is_held_against_seconds_at_its_own_speed() -> None:
+    device = load_device("epyc-zen4-vm-2c")
+    eager = device.runtime["torch-eager"]
+    fits = tuple(f.model_copy(update={"spin_s": 2e-3}) for f in eager.fit)
+    known = device.model_copy(
+        update={"runtime": {**device.runtime, "torch-eager": eager.model_copy(update={"fit": fits})}}
+    )
+    measured = Measured.of([spun(1.0, 1.0, 1.0, spin=1e-3)])
+    (case, *_), (unknown, *_) = (compare(JOB, measured, d, "torch-eager") for d in (known, device))
+    assert (case.measured, case.wall) == (pytest.approx(2.0), 1.0)
+    assert unknown.measured == 1.0, "a calibration without a spin says nothing of speed"
+
+
+def test_the_spin_is_run_beside_every_repeat() -> None:
+    order: list[int] = []
+    (samples,) = time_interleaved([lambda: order.append(0)], seconds=0.01, spin=True)
+    assert len(samples.spin_s) == len(samples.wall_s)
+    assert min(samples.spin_s) > 0
+    assert len(order) == 2 + 2 * len(samples.wall_s), "a short step finds its caches again after the spin"
+
+
 def test_preempted_repeats_do_not_count_if_enough_are_left() -> None:
     calm = Samples((1.0, 1.0, 1.0, 0.1), (1.0,) * 4, (False, False, False, True))
     assert calm.latency_s == 1.0
@@ -198,13 +250,14 @@ def test_repeats_come_back_and_a_line_cut_off_is_measured_again(tmp_path: Path) 
     path = tmp_path / "runs" / "repeats.jsonl"
     other = Job("conv-small", "train", batch=2, input_size="3x16x16", optimizer="adamw", layout="channels_last")
     add_repeats(path, JOB, raw(1.23456789e-3, 2.0, 3.0, live=7))
-    add_repeats(path, other, raw(0.5, 0.5, 0.5))
+    add_repeats(path, other, spun(0.5, 0.5, 0.5, spin=2e-3))
     with open(path, "a") as file:
         file.write('{"job":{"model":"mlp-sm')
     known = read_repeats(path)
     assert list(known) == [JOB, other]
     assert known[JOB][0]["wall_s"] == [1.23457e-3, 2.0, 3.0]
     assert known[JOB][0]["peak_live_bytes"] == 7
+    assert known[other][0]["spin_s"] == [2e-3] * 3
     add_repeats(path, JOB, raw(4.0, 4.0, 4.0))
     again = read_repeats(path)
     assert [len(again[j]) for j in (JOB, other)] == [2, 1], "what was cut off is gone, what is added is whole"
@@ -218,6 +271,7 @@ def test_repeats_come_back_and_a_line_cut_off_is_measured_again(tmp_path: Path) 
         ("[1]", "is no measured job"),
         ('{"job":{"model":"m","colour":"red"},"wall_s":[1]}', "is no measured job"),
         ('{"job":{"model":"m"},"wall_s":[1],"cpu_s":[1,2],"preempted":[0]}', r"\[1, 2\] repeats"),
+        ('{"job":{"model":"m"},"wall_s":[1],"cpu_s":[1],"preempted":[0],"spin_s":[1,2]}', r"\[1, 2\] repeats"),
         ('{"job":{"model":"m","layout":"diagonal"},"wall_s":[1],"cpu_s":[1],"preempted":[0]}', "layout"),
     ],
 )

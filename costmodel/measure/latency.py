@@ -1,4 +1,8 @@
-"""Seconds of a step on this machine: warmed up, interleaved, with what disturbed each repeat kept beside it."""
+"""Seconds of a step on this machine: warmed up, interleaved, with what disturbed each repeat kept beside it.
+
+A shared machine has fast and slow states that last seconds: another guest on the core's other half or in its cache.
+`reference_spin` beside each repeat says how fast the machine was at that moment; seconds are told at one speed of it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ import torch
 
 from ..errors import CostmodelError
 
-__all__ = ["LOW_QUANTILE", "Samples", "disturbed_share", "pinned_allocator", "time_interleaved"]
+__all__ = ["LOW_QUANTILE", "Samples", "disturbed_share", "pinned_allocator", "reference_spin", "time_interleaved"]
 
 # The statistic of every latency here, fixed before any model was fitted: a low quantile of the undisturbed repeats.
 LOW_QUANTILE = 0.2
@@ -29,11 +33,13 @@ class Samples:
     Attributes:
         wall_s, cpu_s: seconds of each repeat, by the clock and by the processor (all threads).
         preempted: whether another process took the core during the repeat (an involuntary context switch).
+        spin_s: what `reference_spin` took right before each repeat; empty if it was not run.
     """
 
     wall_s: tuple[float, ...]
     cpu_s: tuple[float, ...]
     preempted: tuple[bool, ...]
+    spin_s: tuple[float, ...] = ()
 
     def _kept(self, values: Sequence[float]) -> list[float]:
         calm = [v for v, p in zip(values, self.preempted) if not p]
@@ -43,6 +49,15 @@ class Samples:
     def latency_s(self) -> float:
         """`LOW_QUANTILE` of the wall seconds of the repeats that were not preempted (all, if fewer than 3 were)."""
         return float(np.quantile(self._kept(self.wall_s), LOW_QUANTILE))
+
+    def at_speed(self, spin_s: float) -> float:
+        """`latency_s` of seconds as they would be where the spin takes `spin_s`.
+
+        >>> Samples((2.0, 2.0, 3.0), (2.0, 2.0, 3.0), (False,) * 3, (1e-3, 1e-3, 1.5e-3)).at_speed(2e-3)
+        4.0
+        """
+        values = [wall * spin_s / spin for wall, spin in zip(self.wall_s, self.spin_s)]
+        return float(np.quantile(self._kept(values), LOW_QUANTILE))
 
     @property
     def processor_s(self) -> float:
@@ -70,18 +85,20 @@ def time_interleaved(
     seconds: float = 1.0,
     repeats: tuple[int, int] = (5, 200),
     threads: int = 1,
+    spin: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> list[Samples]:
     """Time several steps in turn, so that what drifts on the machine hits them alike.
 
-    A short step runs once untimed before its turn, because the others have taken its caches: what is timed is a step
-    after one of its own, as in a run of one model.
+    A short step runs once untimed before its turn, because the others and the spin have taken its caches: what is timed
+    is a step after one of its own, as in a run of one model.
 
     Args:
         steps: callables that run one step each.
         seconds: time for each step, warm-up not included.
         repeats: fewest and most repeats of each.
         threads: threads that torch may use.
+        spin: run `reference_spin` before each repeat.
         progress: called after each round with the number of rounds done.
 
     Returns:
@@ -99,6 +116,7 @@ def time_interleaved(
     wall: list[list[float]] = [[] for _ in steps]
     cpu: list[list[float]] = [[] for _ in steps]
     preempted: list[list[bool]] = [[] for _ in steps]
+    spins: list[list[float]] = [[] for _ in steps]
     clock, cpu_clock = time.perf_counter_ns, time.process_time_ns
     collecting = gc.isenabled()
     gc.collect()
@@ -107,7 +125,9 @@ def time_interleaved(
         rounds = 0
         while rounds < repeats[1]:
             for i, step in enumerate(steps):
-                if len(steps) > 1 and (not rounds or wall[i][-1] < _SHORT_S):
+                if spin:
+                    spins[i].append(reference_spin())
+                if (spin or len(steps) > 1) and (not rounds or wall[i][-1] < _SHORT_S):
                     step()
                 before = resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
                 c0 = cpu_clock()
@@ -127,7 +147,24 @@ def time_interleaved(
     finally:
         if collecting:
             gc.enable()
-    return [Samples(tuple(w), tuple(c), tuple(p)) for w, c, p in zip(wall, cpu, preempted)]
+    every = zip(wall, cpu, preempted, spins)
+    return [Samples(tuple(w), tuple(c), tuple(p), tuple(s)) for w, c, p, s in every]
+
+
+# Products of matrices that stay in L2: some 2 ms on a desktop's core, 15 ms on a Raspberry Pi 4's. A loop of Python, or
+# of multiply-adds in registers, does not see what a neighbour does to the caches (reports/diary.md, reference spin).
+_SIDE, _PRODUCTS = 192, 14
+
+
+def reference_spin() -> float:
+    """Seconds of a fixed piece of work, on torch's threads: how fast the machine is at this moment."""
+    a = reference_spin.__dict__.setdefault("a", torch.ones(_SIDE, _SIDE))
+    result = reference_spin.__dict__.setdefault("result", torch.empty(_SIDE, _SIDE))
+    with torch.no_grad():
+        t0 = time.perf_counter_ns()
+        for _ in range(_PRODUCTS):
+            torch.mm(a, a, out=result)
+        return (time.perf_counter_ns() - t0) / 1e9
 
 
 def disturbed_share(spins: int = 400, seconds: float = 1e-3) -> float:

@@ -190,4 +190,4 @@ def speed_ups(
 def _ratios(baseline: Sequence[Raw], method: Sequence[Raw]) -> Any:
     """(processes,) measured speed-ups, each of steps that ran in turn."""
     pairs = zip(baseline, method)
-    return np.array([Measured.of([b]).latency_s / Measured.of([m]).latency_s for b, m in pairs])
+    return np.array([Measured.of([b]).wall_s / Measured.of([m]).wall_s for b, m in pairs])

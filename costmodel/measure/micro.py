@@ -33,7 +33,7 @@ from ..capture import Recorder
 from ..errors import CostmodelError
 from ..graph import OpGraph
 from . import micro_conv, micro_maps, micro_methods, micro_ops, micro_ssm
-from .latency import pinned_allocator
+from .latency import pinned_allocator, reference_spin
 from .micro_ops import Call, Shapes
 
 __all__ = ["FLUSH_BYTES", "GENERATORS", "measure_points", "plan"]
@@ -137,12 +137,13 @@ class Others:
                 other(*args)
 
 
-def _time_point(call: Call, others: Others, flush: np.ndarray, cold_output: bool) -> dict[str, list[float]]:
-    """Seconds of the repeats in each state."""
+def _time_point(call: Call, others: Others, flush: np.ndarray, cold_output: bool) -> dict[str, Any]:
+    """Seconds of the repeats in each state, and of the reference spin before and after it."""
     func, args = call.func, call.args
     clock = time.perf_counter_ns
     activations = [a for i, a in enumerate(args) if i not in call.weights]
-    result: dict[str, list[float]] = {state: [] for state in _REPEATS}
+    result: dict[str, Any] = {state: [] for state in _REPEATS}
+    spins = result["spin"] = {"hot": [reference_spin()]}
     func(*args)
     func(*args)
     spent = 0.0
@@ -153,9 +154,11 @@ def _time_point(call: Call, others: Others, flush: np.ndarray, cold_output: bool
         spent += result["hot"][-1]
         if spent > 0.15 and repeat >= 2:
             break
+    spins["hot"].append(reference_spin())
     if result["hot"][-1] > 0.05:  # larger than any cache: the states are the same
         return result
     for state in ("between", "warm", "cold"):
+        spins[state] = [reference_spin()]
         for _ in range(_REPEATS[state]):
             out = func(*args)  # where the next output goes: freed below, taken again by the timed call
             if state == "between":
@@ -171,6 +174,7 @@ def _time_point(call: Call, others: Others, flush: np.ndarray, cold_output: bool
             t0 = clock()
             func(*args)
             result[state].append((clock() - t0) / 1e9)
+        spins[state].append(reference_spin())
     return result
 
 
@@ -188,9 +192,18 @@ def _time_layers(call: Call, again: Callable[[], tuple[Any, ...]]) -> dict[str, 
             seconds.append((clock() - t0) / 1e9)
         return seconds
 
+    spins = [reference_spin()]
     hot = timed([call.args] * (2 + _REPEATS["hot"]))[2:]
+    spins.append(reference_spin())
     timed(layers)
-    return {"hot": hot, "rotated": timed(layers * 2), "rotated_bytes": float(own * (len(layers) - 1))}
+    rotated = timed(layers * 2)
+    spins.append(reference_spin())
+    return {
+        "hot": hot,
+        "rotated": rotated,
+        "rotated_bytes": float(own * (len(layers) - 1)),
+        "spin": {"hot": spins[:2], "rotated": spins[1:]},
+    }
 
 
 def _run(path: Path, points: int, train: bool, threads: int, dtype: torch.dtype, seconds: float) -> None:

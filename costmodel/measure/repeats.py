@@ -38,7 +38,9 @@ def read_repeats(path: Path) -> dict[Job, list[Raw]]:
         try:
             raw = json.loads(line)
             job = Job(**raw.pop("job"))
-            lengths = {len(raw[key]) for key in ("wall_s", "cpu_s", "preempted")}
+            lengths = {
+                len(raw[key]) for key in ("wall_s", "cpu_s", "preempted", "spin_s") if key != "spin_s" or key in raw
+            }
         except (ValueError, TypeError, KeyError, AttributeError, CostmodelError) as error:
             raise FileError(path, f"line {number}", f"is no measured job ({type(error).__name__}: {error})") from None
         if len(lengths) != 1 or lengths == {0}:
@@ -54,7 +56,7 @@ def add_repeats(path: Path, job: Job, raw: Mapping[str, Any]) -> None:
         "job": _changed(job),
         **_here(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **{key: [float(f"{v:.6g}") for v in raw[key]] for key in ("wall_s", "cpu_s")},
+        **{key: [float(f"{v:.6g}") for v in raw[key]] for key in ("wall_s", "cpu_s", "spin_s") if raw.get(key)},
         "preempted": [int(p) for p in raw["preempted"]],
         **({} if raw.get("peak_live_bytes") is None else {"peak_live_bytes": raw["peak_live_bytes"]}),
     }

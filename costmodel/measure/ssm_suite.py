@@ -93,8 +93,8 @@ def ssm_suite(
 
 def _priced(job: Job, runs: Sequence[Raw], reads: Sequence[Raw], device: Device, runtime: str | None) -> list[Case]:
     """The calmest process of the job, priced with the bandwidth that the same process had."""
-    best = min(range(len(runs)), key=lambda i: Measured.of([runs[i]]).latency_s)
-    bytes_per_s = STREAM_BYTES / Measured.of([reads[best]]).latency_s
+    best = min(range(len(runs)), key=lambda i: Measured.of([runs[i]]).wall_s)
+    bytes_per_s = STREAM_BYTES / Measured.of([reads[best]]).wall_s
     scaled = with_dram(device, runtime, bytes_per_s)
     note = f"DRAM at {bytes_per_s / 1e9:.1f} GB/s"
     return [

@@ -70,20 +70,28 @@ QUICK: tuple[tuple[Job, ...], ...] = (
 )
 
 
+_BEST = 0.05  # quantile of the spins that says what the machine does undisturbed
+
+
 @dataclass(frozen=True)
 class Measured:
     """What the processes say of one job: a low quantile of each process, and the raw repeats.
 
     Attributes:
-        latency_s, processor_s: the smallest over processes of their low quantile of wall and processor seconds.
-        noise: mean |ln ratio| of two processes' wall seconds; None of one process.
+        latency_s: the median over processes of their low quantile of wall seconds at the speed of the machine where the
+            reference spin takes `spin_s`; of runs without a spin, the smallest over processes.
+        wall_s, processor_s: the smallest over processes of their low quantile of wall and processor seconds.
+        spin_s: what the spin takes at the machine's best in these runs; None of runs without one.
+        noise: mean |ln ratio| of two processes' seconds, by `latency_s`; None of one process.
         spread: the median process over the calmest, less one; None of one process. More processes make it truer, not
             larger, as they would the range.
         peak_live_bytes: what the tensors held, where that was measured.
     """
 
     latency_s: float
+    wall_s: float
     processor_s: float
+    spin_s: float | None
     noise: float | None
     spread: float | None
     peak_live_bytes: int | None
@@ -94,12 +102,19 @@ class Measured:
         """The statistic of every latency here, fixed before any model was fitted."""
         from .latency import Samples
 
-        samples = [Samples(tuple(r["wall_s"]), tuple(r["cpu_s"]), tuple(map(bool, r["preempted"]))) for r in raw]
-        latencies = np.array([s.latency_s for s in samples])
+        samples = [
+            Samples(tuple(r["wall_s"]), tuple(r["cpu_s"]), tuple(map(bool, r["preempted"])), tuple(r.get("spin_s", ())))
+            for r in raw
+        ]
+        wall = np.array([s.latency_s for s in samples])
+        spin = min(float(np.quantile(s.spin_s, _BEST)) for s in samples) if all(s.spin_s for s in samples) else None
+        latencies = wall if spin is None else np.array([s.at_speed(spin) for s in samples])
         live = [r["peak_live_bytes"] for r in raw if r.get("peak_live_bytes") is not None]
         several = len(latencies) > 1
         return cls(
-            latency_s=float(latencies.min()),
+            latency_s=float(latencies.min() if spin is None else np.median(latencies)),
+            wall_s=float(wall.min()),
+            spin_s=spin,
             processor_s=min(s.processor_s for s in samples),
             noise=pairwise_noise(latencies) if several else None,
             spread=float(np.median(latencies) / latencies.min() - 1.0) if several else None,
@@ -121,7 +136,7 @@ class Measured:
             device="host",
             runtime="torch-eager",
             threads=job.threads,
-            latency_s=self.latency_s,
+            latency_s=self.wall_s,
             cpu_s=self.processor_s,
             noise=self.noise,
             peak_live_bytes=self.peak_live_bytes,
@@ -255,6 +270,13 @@ def _doubts(predicted: Estimate, measured: Measured) -> str:
     return "; ".join(found)
 
 
+def _speed(predicted: Estimate, measured: Measured) -> float:
+    """Seconds at the speed that the device was calibrated at, over those at the best speed of the runs."""
+    fits = predicted.device.runtime[predicted.runtime].fit
+    spins = [f.spin_s for f in fits if f.threads == predicted.threads and f.spin_s]
+    return spins[0] / measured.spin_s if spins and measured.spin_s else 1.0
+
+
 def compare(job: Job, measured: Measured, device: Device, runtime: str | None = None) -> list[Case]:
     """Latency of one job, and its peak of live bytes where that was measured, against what `device` should take.
 
@@ -265,6 +287,7 @@ def compare(job: Job, measured: Measured, device: Device, runtime: str | None = 
 
     predicted = estimate(traced(job), device, runtime=runtime, threads=job.threads)
     t, m = predicted.latency_s, predicted.memory.peak_live
+    speed = _speed(predicted, measured)
     common: dict[str, Any] = {
         "model": job.model,
         "device": predicted.device.name,
@@ -283,11 +306,12 @@ def compare(job: Job, measured: Measured, device: Device, runtime: str | None = 
         predicted=t.point,
         low=t.low,
         high=t.high,
-        measured=measured.latency_s,
+        measured=measured.latency_s * speed,
         baseline=predicted.baseline_latency_s,
         noise=measured.noise,
         spread=measured.spread,
         processor=measured.processor_s,
+        wall=measured.wall_s,
         note=_doubts(predicted, measured),
     )
     if measured.peak_live_bytes is None:

@@ -31,12 +31,13 @@ def run_jobs(jobs: Sequence[Job], seconds: float, memory: bool) -> list[dict[str
     from .memory import measure_live_peak
 
     steps = [job.step() for job in jobs]
-    samples = time_interleaved([s.run for s in steps], seconds=seconds, threads=jobs[0].threads)
+    samples = time_interleaved([s.run for s in steps], seconds=seconds, threads=jobs[0].threads, spin=True)
     return [
         {
             "wall_s": s.wall_s,
             "cpu_s": s.cpu_s,
             "preempted": s.preempted,
+            "spin_s": s.spin_s,
             "peak_live_bytes": measure_live_peak(step) if memory else None,
         }
         for s, step in zip(samples, steps)
@@ -126,7 +127,9 @@ class Workers:
     def of(self, job: Job) -> Worker:
         """The worker of the setting of `job`; a new one where there is none, or where it died."""
         key = (job.threads, job.allocator)
-        if key not in self._workers or self._workers[key].died:
+        if key in self._workers and self._workers[key].died:
+            self._workers.pop(key).close()
+        if key not in self._workers:
             self._workers[key] = Worker(*key)
         return self._workers[key]
 

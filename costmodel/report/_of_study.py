@@ -51,7 +51,8 @@ def groups_table(v: Validation) -> Table | None:
         tuple(rows),
         note="Bias: the mean signed error. In interval: share of cases whose measured value lies in the predicted "
         "interval (and where that share lies with 95 % confidence, Clopper and Pearson). Kendall's τ counts pairs "
-        "within a factor of two. Noise floor: the mean |ln ratio| of two processes that measured the same. The "
+        "within a factor of two. At speed: where the reference spin beside each repeat takes what it took in "
+        "the calibration. Noise floor: the mean |ln ratio| of two processes that measured the same. The "
         "roofline has one constant a phase, fitted on the other cases.",
     )  # fmt: skip
 
@@ -60,7 +61,11 @@ def _group_rows(names: tuple[Cell, ...], members: Sequence[Case]) -> list[tuple[
     scored = [c for c in members if c.scored]
     if not scored:
         return [(*names, cell("wall"), cell(f"0 of {len(members)}", 0), *(cell(None),) * 9)]
-    rows = [(*names, *_group_row("wall", scored, len(members)))]
+    at_speed = all(c.wall is not None for c in scored)
+    rows = [(*names, *_group_row("wall, at speed" if at_speed else "wall", scored, len(members)))]
+    if at_speed:
+        as_passed = [replace(c, measured=c.wall) for c in scored]
+        rows.append((*names, *_group_row("wall, as passed", as_passed, len(members))))
     if all(c.processor is not None for c in scored):
         by_processor = [replace(c, measured=c.processor) for c in scored]
         rows.append((*names, *_group_row("processor", by_processor, len(members))))
