@@ -51,13 +51,15 @@ class Samples:
         return float(np.quantile(self._kept(self.wall_s), LOW_QUANTILE))
 
     def at_speed(self, spin_s: float) -> float:
-        """`latency_s` of seconds as they would be where the spin takes `spin_s`.
+        """Median of the undisturbed repeats, as seconds would be where the spin takes `spin_s`.
+
+        Not a low quantile: of a few repeats that would be the one whose spin was disturbed.
 
         >>> Samples((2.0, 2.0, 3.0), (2.0, 2.0, 3.0), (False,) * 3, (1e-3, 1e-3, 1.5e-3)).at_speed(2e-3)
         4.0
         """
         values = [wall * spin_s / spin for wall, spin in zip(self.wall_s, self.spin_s)]
-        return float(np.quantile(self._kept(values), LOW_QUANTILE))
+        return float(np.median(self._kept(values)))
 
     @property
     def processor_s(self) -> float:
@@ -153,18 +155,24 @@ def time_interleaved(
 
 # Products of matrices that stay in L2: some 2 ms on a desktop's core, 15 ms on a Raspberry Pi 4's. A loop of Python, or
 # of multiply-adds in registers, does not see what a neighbour does to the caches (reports/diary.md, reference spin).
-_SIDE, _PRODUCTS = 192, 14
+_SIDE, _PRODUCTS, _PARTS = 192, 5, 3
 
 
 def reference_spin() -> float:
-    """Seconds of a fixed piece of work, on torch's threads: how fast the machine is at this moment."""
+    """Seconds of a fixed piece of work, on torch's threads: how fast the machine is at this moment.
+
+    Its parts count by their median, so that an interrupt in one does not.
+    """
     a = reference_spin.__dict__.setdefault("a", torch.ones(_SIDE, _SIDE))
     result = reference_spin.__dict__.setdefault("result", torch.empty(_SIDE, _SIDE))
+    parts = []
     with torch.no_grad():
-        t0 = time.perf_counter_ns()
-        for _ in range(_PRODUCTS):
-            torch.mm(a, a, out=result)
-        return (time.perf_counter_ns() - t0) / 1e9
+        for _ in range(_PARTS):
+            t0 = time.perf_counter_ns()
+            for _ in range(_PRODUCTS):
+                torch.mm(a, a, out=result)
+            parts.append(time.perf_counter_ns() - t0)
+    return _PARTS * sorted(parts)[_PARTS // 2] / 1e9
 
 
 def disturbed_share(spins: int = 400, seconds: float = 1e-3) -> float:

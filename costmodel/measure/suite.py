@@ -78,7 +78,7 @@ class Measured:
     """What the processes say of one job: a low quantile of each process, and the raw repeats.
 
     Attributes:
-        latency_s: the median over processes of their low quantile of wall seconds at the speed of the machine where the
+        latency_s: the median over processes of their median of wall seconds at the speed of the machine where the
             reference spin takes `spin_s`; of runs without a spin, the smallest over processes.
         wall_s, processor_s: the smallest over processes of their low quantile of wall and processor seconds.
         spin_s: what the spin takes at the machine's best in these runs; None of runs without one.

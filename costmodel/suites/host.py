@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from ..measure.suite import Measured
 
 _STATISTIC = (
-    "the median over processes of the 20 % quantile of a process's repeats that no other process interrupted, wall "
+    "the median over processes of the median of a process's repeats that no other process interrupted, wall "
     "seconds at the speed of the machine at which the reference spin beside each repeat takes what it took at best in "
-    "the calibration; of repeats without a spin, the smallest over processes of the wall seconds as they passed; "
+    "the calibration; of repeats without a spin, the smallest over processes of their 20 % quantile as they passed; "
     f"scored where the median process is within {MOST_SPREAD:.0%} of the calmest"
 )
 

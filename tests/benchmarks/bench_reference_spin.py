@@ -63,6 +63,7 @@ STATISTICS: dict[str, Callable[[np.ndarray], float]] = {
     "wall p20 / GEMM spin p20": lambda x: low(x[0, 0]) / low(x[2, 0]),
     "p20 of wall / Python spin beside it": lambda x: low(x[0, 0] / x[1, 0]),
     "p20 of wall / GEMM spin beside it": lambda x: low(x[0, 0] / x[2, 0]),
+    "median of wall / GEMM spin beside it": lambda x: float(np.median(x[0, 0] / x[2, 0])),
     "Python spin p20": lambda x: low(x[1, 0]),
     "GEMM spin p20": lambda x: low(x[2, 0]),
 }
