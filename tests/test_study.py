@@ -16,7 +16,7 @@ from costmodel.errors import CostmodelError
 from costmodel.estimate import estimate
 from costmodel.graph import OpGraph
 from costmodel.measure import host_draw, host_suite
-from costmodel.measure.host_suite import DEVELOPMENT, FROZEN, PARTS, host_groups, host_parts, repeats_file
+from costmodel.measure.host_suite import DEVELOPMENT, FOURTH_ROUND, FROZEN, PARTS, host_groups, host_parts, repeats_file
 from costmodel.measure.job import Job
 from costmodel.measure.memory_suite import memory_cases
 from costmodel.measure.op_times import measure_op_times, read_op_times, seconds_of_trace, time_ops
@@ -36,30 +36,30 @@ CONV = Job("conv-small", "train", batch=2, input_size="3x16x16")
 # The suite
 
 
-def test_the_frozen_half_is_what_the_rule_gives() -> None:
-    assert host_draw.draw() == FROZEN
-    assert host_draw.draw(seed=1) != FROZEN
+def test_the_fourth_round_is_what_the_rule_gives() -> None:
+    assert host_draw.draw() == FOURTH_ROUND
+    assert host_draw.draw(seed=1) != FOURTH_ROUND
     assert set(host_draw.WANTED) == set(host_draw.POOLS)
-    assert not {j.name for j in FROZEN} & set(host_draw.REFUSED)
+    assert not {j.name for j in FOURTH_ROUND} & set(host_draw.REFUSED)
 
 
 def test_each_half_is_as_large_as_the_other_and_they_share_no_model() -> None:
     for training, least in ((False, 36), (True, 16)):
-        frozen = [j for j in FROZEN if (j.mode == "train") == training]
         development = [j for j in DEVELOPMENT if (j.mode == "train") == training]
-        assert len(frozen) >= max(least, len(development))
+        for drawn in (FROZEN, FOURTH_ROUND):
+            assert len([j for j in drawn if (j.mode == "train") == training]) >= max(least, len(development))
     assert len([j for j in (*FROZEN, *DEVELOPMENT) if j.mode == "train"]) >= 20
-    seen = {j.model for j in DEVELOPMENT}
+    seen = {j.model for j in (*DEVELOPMENT, *FROZEN, *host_suite.SECOND_ROUND)}
     seen |= {j.model.split(",")[0] for group in QUICK for j in group} | {j.model.split(",")[0] for j in memory_cases()}
-    assert not {j.model for j in FROZEN} & seen
+    assert not {j.model for j in FOURTH_ROUND} & seen
     names = [j.name for j in (*FROZEN, *DEVELOPMENT)]
     assert len(set(names)) == len(names)
-    assert len({j.model for j in FROZEN}) == len(FROZEN), "no model is drawn twice"
+    assert len({j.model for j in FOURTH_ROUND}) == len(FROZEN), "no model is drawn twice"
 
 
 def test_the_frozen_half_mixes_kinds_batches_and_sizes() -> None:
-    assert {j.batch for j in FROZEN} >= {1, 2, 4, 16, 32}
-    assert len({j.input_size for j in FROZEN}) >= 5
+    assert {j.batch for j in FOURTH_ROUND} >= {1, 2, 4, 16, 32}
+    assert len({j.input_size for j in FOURTH_ROUND}) >= 5
     assert {j.optimizer for j in FROZEN if j.mode == "train"} == {"sgd", "momentum", "adamw"}
 
 

@@ -232,13 +232,14 @@ def measure_groups(
         What the processes say of each job; why a job could not be run, by its name.
 
     Raises:
-        FileError: `into` holds runs of another machine.
+        FileError: `into` holds runs of another machine, and some are missing.
     """
     found: dict[Job, list[Raw]] = {}
     if into is not None:
         known = read_repeats(into)
-        refuse_another_machine(into, known)
         found = {job: known[job] for group in groups for job in group if job in known}
+        if any(len(found.get(job, ())) < processes for group in groups for job in group):
+            refuse_another_machine(into, known)
     skipped: dict[str, str] = {}
     for process in range(processes):
         with Workers() as workers:
