@@ -9,6 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from costmodel.capture import capture
 from costmodel.core.memory import live_bytes
+from costmodel.host import detect
 from costmodel.lower import lower
 from costmodel.measure.memory import measure_live_peak
 from costmodel.models.step import make_step
@@ -157,6 +158,6 @@ def test_the_engine_adds_what_the_trace_says_and_holds_its_peak(net, options):
     run = [e.name for e in profiled.events()]
     for op in ("aten::add", "aten::add_", "aten::clone"):
         assert names.count(op) == run.count(op), op
-    m = lower(graph).memory
+    m = lower(graph, lanes=detect().lanes).memory
     peak = int(live_bytes(m.bytes, m.birth, m.death, m.workspace).max())
     assert peak == pytest.approx(measure_live_peak(step), rel=2e-4)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from costmodel.capture import capture
 from costmodel.core.memory import live_bytes
 from costmodel.errors import CostmodelError
+from costmodel.host import detect
 from costmodel.lower import lower
 from costmodel.measure.memory import held_bytes, measure_live, measure_live_peak
 from costmodel.measure.resident import MemoryJob
@@ -21,7 +22,7 @@ def mlp() -> nn.Module:
 
 
 def predicted(model: nn.Module, x: Tensor, **options: object) -> int:
-    m = lower(capture(model, x, **options)).memory  # type: ignore[arg-type]
+    m = lower(capture(model, x, **options), lanes=detect().lanes).memory  # type: ignore[arg-type]
     return int(live_bytes(m.bytes, m.birth, m.death, m.workspace).max())
 
 
@@ -138,5 +139,5 @@ def test_a_first_decode_step_gives_back_the_cache_that_it_replaces() -> None:
     job = MemoryJob("transformers:llama-tiny", "decode", seq=64)
     found = measure_live(job.step(), first=True)
     assert found.drift == 0
-    m = lower(job.trace()).memory
+    m = lower(job.trace(), lanes=detect().lanes).memory
     assert int(live_bytes(m.bytes, m.birth, m.death, m.workspace).max()) == pytest.approx(found.peak, rel=0.01)
