@@ -330,7 +330,7 @@ def _fits_on_disk(fit: Fit) -> list[dict[str, Any]]:
 
 
 # Of a runtime, what a process has resident and what a job pays once: the same at every calibration.
-_ONCE = ("resident_bytes", "start_s", "first_op_s")
+_ONCE = ("resident_bytes", "shared_files", "start_s", "first_op_s")
 _ONCE_INTERVALS = ("peak_rss", "start_up")
 
 
@@ -373,8 +373,7 @@ def _whole(
             report(78 + round(18 * i / len(jobs)), 100, f"net {job.name}")
             predicted.append(estimate(job.trace(), fitted, threads=threads).latency_s.point)
             raw = first.run([job], seconds=0.7) + second.run([job], seconds=0.7)
-            seen = Measured.of(raw)
-            measured.append(seen.latency_s * (fit.spin_s / seen.spin_s if fit.spin_s and seen.spin_s else 1.0))
+            measured.append(Measured.of(raw).at_speed(fit.spin_s))
     whole = fit_whole(np.array(predicted), np.array(measured), [job.mode for job in jobs])
     nets = tuple((job.name, p * whole[job.mode], m) for job, p, m in zip(jobs, predicted, measured))
     return fit.model_copy(update={"whole": whole}), nets

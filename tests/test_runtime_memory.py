@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from costmodel.device import load_device
+from costmodel.calibrate import _with_once_only
+from costmodel.device import Number, load_device
 from costmodel.errors import CostmodelError
 from costmodel.footprint import runtime_bytes
 from costmodel.host import detect, write_host_profile
@@ -115,3 +116,30 @@ def test_fresh_processes_are_measured_once(tmp_path: Path) -> None:
     assert runs[0].private < runs[0].pss <= runs[0].private + runs[0].shared
     with pytest.raises(CostmodelError, match="no-such-model"):
         measure_runtime_memory(detect(), "torch-eager", jobs=jobs[1:])
+
+
+def test_a_later_calibration_keeps_what_is_measured_once() -> None:
+    once = Number(value=5e6, kind="measured", source="resident")
+    plain = load_device("epyc-zen4-vm-2c")
+    eager = plain.runtime["torch-eager"]
+    known = {
+        "resident_bytes": {"default": once},
+        "shared_files": {"libtorch_cpu.so": once},
+        "start_s": once,
+        "first_op_s": once,
+    }
+    before = plain.model_copy(
+        update={
+            "runtime": {"torch-eager": eager.model_copy(update=known)},
+            "memory": plain.memory.model_copy(update={"storage_bytes_per_s": once}),
+        }
+    )
+    fresh = plain.model_copy(
+        update={"runtime": {"torch-eager": eager.model_copy(update={"resident_bytes": {}, "shared_files": {}})}}
+    )
+    kept = _with_once_only(fresh, before)
+    assert kept is not None
+    assert {key: getattr(kept.runtime["torch-eager"], key) for key in known} == known
+    assert kept.memory.storage_bytes_per_s == once
+    assert _with_once_only(fresh, fresh) is None, "what was not measured is measured now"
+    assert _with_once_only(fresh, None) is None

@@ -6,8 +6,11 @@ import json
 import math
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +97,20 @@ def test_every_request_runs_in_a_process_of_its_own_and_a_dead_worker_is_replace
         one._process.wait()
         assert workers.of(JOB) is not one
         assert workers.of(JOB).run([JOB], seconds=0.01)[0]["wall_s"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("library", ["timm", "torchvision", "transformers"])
+def test_a_worker_has_imported_the_library_before_it_forks(library: str) -> None:
+    """In a process of its own: an import that fails there would be paid by every child, and nobody would notice."""
+    if find_spec(library) is None:
+        pytest.skip(f"{library} is not installed")
+    said = (
+        "import sys; from costmodel.measure.worker import _preload; "
+        f"_preload({{'jobs': [{{'model': '{library}:x'}}]}}, set()); print('{library}' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "True", run.stderr
 
 
 def test_a_worker_that_dies_is_reported() -> None:
@@ -188,6 +205,8 @@ def test_a_calibrated_device_is_held_against_seconds_at_its_own_speed() -> None:
     (case, *_), (unknown, *_) = (compare(JOB, measured, d, "torch-eager") for d in (known, device))
     assert (case.measured, case.wall) == (pytest.approx(2.0), 1.0)
     assert unknown.measured == 1.0, "a calibration without a spin says nothing of speed"
+    (as_passed, *_) = compare(JOB, Measured.of([raw(1.0, 1.0, 1.0)]), known, "torch-eager")
+    assert (as_passed.measured, as_passed.wall) == (1.0, None), "runs without a spin are not called at speed"
 
 
 def test_the_spin_is_run_beside_every_repeat() -> None:

@@ -122,6 +122,10 @@ class Measured:
             raw=tuple(raw),
         )
 
+    def at_speed(self, spin_s: float | None) -> float:
+        """`latency_s` where the reference spin takes `spin_s`; as it is where either was not measured."""
+        return self.latency_s * spin_s / self.spin_s if spin_s and self.spin_s else self.latency_s
+
     def as_run(self, job: Job) -> Run:
         """The run as it is kept in a CSV."""
         from . import machine
@@ -271,13 +275,6 @@ def _doubts(predicted: Estimate, measured: Measured) -> str:
     return "; ".join(found)
 
 
-def _speed(predicted: Estimate, measured: Measured) -> float:
-    """Seconds at the speed that the device was calibrated at, over those at the best speed of the runs."""
-    fits = predicted.device.runtime[predicted.runtime].fit
-    spins = [f.spin_s for f in fits if f.threads == predicted.threads and f.spin_s]
-    return spins[0] / measured.spin_s if spins and measured.spin_s else 1.0
-
-
 def compare(job: Job, measured: Measured, device: Device, runtime: str | None = None) -> list[Case]:
     """Latency of one job, and its peak of live bytes where that was measured, against what `device` should take.
 
@@ -288,7 +285,8 @@ def compare(job: Job, measured: Measured, device: Device, runtime: str | None = 
 
     predicted = estimate(traced(job), device, runtime=runtime, threads=job.threads)
     t, m = predicted.latency_s, predicted.memory.peak_live
-    speed = _speed(predicted, measured)
+    fits = predicted.device.runtime[predicted.runtime].fit
+    spin_s = next((f.spin_s for f in fits if f.threads == predicted.threads and f.spin_s), None)
     common: dict[str, Any] = {
         "model": job.model,
         "device": predicted.device.name,
@@ -307,12 +305,12 @@ def compare(job: Job, measured: Measured, device: Device, runtime: str | None = 
         predicted=t.point,
         low=t.low,
         high=t.high,
-        measured=measured.latency_s * speed,
+        measured=measured.at_speed(spin_s),
         baseline=predicted.baseline_latency_s,
         noise=measured.noise,
         spread=measured.spread,
         processor=measured.processor_s,
-        wall=measured.wall_s,
+        wall=measured.wall_s if measured.spin_s else None,
         note=_doubts(predicted, measured),
     )
     if measured.peak_live_bytes is None:

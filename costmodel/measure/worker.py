@@ -16,10 +16,10 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from importlib import import_module
 from typing import IO, Any
 
 from ..errors import CostmodelError
+from ..models._compat import require
 from .job import Job
 from .latency import pinned_allocator, time_interleaved
 
@@ -182,7 +182,7 @@ def _preload(request: dict[str, Any], loaded: set[str]) -> None:
         if name not in loaded:
             loaded.add(name)
             with suppress(Exception):
-                import_module(name)
+                require(name)
             gc.freeze()  # a collection in a child would copy what it shares
 
 
