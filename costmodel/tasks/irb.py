@@ -17,7 +17,7 @@ from costmodel.errors import MissingExtra
 from costmodel.methods import apply_method
 from costmodel.models._compat import require
 from costmodel.tasks.data import Images, images
-from costmodel.tasks.result import Budget, Progress, Scalar, TaskResult, widened
+from costmodel.tasks.result import SEEDS, Budget, Progress, Scalar, TaskResult, widened
 from costmodel.tasks.train import ImageTask, Recipe, Stage, run_arm
 
 __all__ = ["ARMS", "SEEDS", "build", "grid", "run"]
@@ -31,12 +31,6 @@ ARMS: dict[Budget, tuple[str, ...]] = {
     "full": ("full", "last_layer", "bias", *(f"mobiletl:blocks={k}" for k in (1, 2, 3, 5, 8, 12, 16))),
 }
 ARMS["wide"] = ARMS["full"]
-SEEDS: dict[Budget, tuple[int, ...]] = {
-    "demo": (0,),
-    "quick": (0, 1, 2),
-    "wide": (0, 1, 2, 3, 4),
-    "full": (0, 1, 2, 3, 4),
-}
 RECIPES: dict[Budget, Recipe] = {
     "demo": Recipe(train=384, search_train=0, val=0, test=1000, epochs=2, batch=32, lrs=(2e-3,)),
     "quick": Recipe(train=1000, search_train=500, val=500, test=1000, epochs=3, batch=32, lrs=_LRS),

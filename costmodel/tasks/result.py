@@ -21,6 +21,7 @@ from costmodel.graph import write_atomic
 from costmodel.runs import locked
 
 __all__ = [
+    "SEEDS",
     "Budget",
     "NotKept",
     "Progress",
@@ -42,6 +43,12 @@ __all__ = [
 
 Budget = Literal["demo", "quick", "wide", "full"]
 """Of a grid: ``wide`` trains as ``quick`` does, with every arm and seed of ``full``."""
+SEEDS: dict[Budget, tuple[int, ...]] = {
+    "demo": (0,),
+    "quick": (0, 1, 2),
+    "wide": (0, 1, 2, 3, 4),
+    "full": (0, 1, 2, 3, 4),
+}
 Progress = Callable[[float, str], None]
 """Called with the share done (0 to 1) and what is going on."""
 

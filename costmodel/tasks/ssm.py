@@ -24,7 +24,7 @@ from costmodel.methods import apply_method
 from costmodel.models._compat import require
 from costmodel.runs import locked
 from costmodel.tasks.data import Text, text
-from costmodel.tasks.result import Budget, Progress, TaskResult, cache_folder, cached, key_of, widened
+from costmodel.tasks.result import SEEDS, Budget, Progress, TaskResult, cache_folder, cached, key_of, widened
 from costmodel.tasks.train import Watch
 
 __all__ = ["ARMS", "SEEDS", "Recipe", "build", "grid", "run"]
@@ -41,12 +41,6 @@ ARMS: dict[Budget, tuple[str, ...]] = {
     "quick": (*_MAMBA, *_MAMBA2),
     "wide": (*_MAMBA, *_MAMBA2),
     "full": (*_MAMBA, *_MAMBA2),
-}
-SEEDS: dict[Budget, tuple[int, ...]] = {
-    "demo": (0,),
-    "quick": (0, 1, 2),
-    "wide": (0, 1, 2, 3, 4),
-    "full": (0, 1, 2, 3, 4),
 }
 
 

@@ -21,7 +21,7 @@ from costmodel.methods import apply_method
 from costmodel.models._compat import require
 from costmodel.runs import locked
 from costmodel.tasks.data import Images, images
-from costmodel.tasks.result import Budget, Progress, Scalar, TaskResult, cache_folder, key_of, widened
+from costmodel.tasks.result import SEEDS, Budget, Progress, Scalar, TaskResult, cache_folder, key_of, widened
 from costmodel.tasks.train import ImageTask, Recipe, Stage, accuracy, fit, run_arm, train_split, val_split
 
 __all__ = ["ARMS", "SEEDS", "build", "grid", "run"]
@@ -44,12 +44,6 @@ ARMS: dict[Budget, tuple[str, ...]] = {
     ),
 }
 ARMS["wide"] = ARMS["full"]
-SEEDS: dict[Budget, tuple[int, ...]] = {
-    "demo": (0,),
-    "quick": (0, 1, 2),
-    "wide": (0, 1, 2, 3, 4),
-    "full": (0, 1, 2, 3, 4),
-}
 RECIPES: dict[Budget, Recipe] = {
     "demo": Recipe(train=512, search_train=0, val=0, test=1000, epochs=3, batch=32, lrs=(2e-3,)),
     "quick": Recipe(train=1000, search_train=500, val=500, test=2000, epochs=3, batch=32, lrs=_LRS),
