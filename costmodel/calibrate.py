@@ -371,7 +371,8 @@ def _whole(
     with Worker(threads) as first, Worker(threads) as second:
         for i, job in enumerate(jobs):
             report(78 + round(18 * i / len(jobs)), 100, f"net {job.name}")
-            predicted.append(estimate(job.trace(), fitted, threads=threads).latency_s.point)
+            priced = estimate(job.trace(), fitted, threads=threads, allocator=job.allocator)
+            predicted.append(priced.latency_s.point)
             raw = first.run([job], seconds=0.7) + second.run([job], seconds=0.7)
             measured.append(Measured.of(raw).at_speed(fit.spin_s))
     whole = fit_whole(np.array(predicted), np.array(measured), [job.mode for job in jobs])

@@ -210,6 +210,7 @@ class Runtime(_Strict):
         sample_s: to read and decode an image, in runs that say they include that and in whole jobs.
         start_s: from the start of a process until its libraries are loaded.
         first_op_s: of an op, once, in the first step: what is made or touched then and kept.
+        page_fault_s: of a page of 4 KiB that the system gives, clears and takes back (`footprint.fresh_bytes`).
         interval: by mode, with ``default``.
         fit: calibrations of isolated ops, by thread count.
     """
@@ -235,6 +236,7 @@ class Runtime(_Strict):
     sample_s: Number | None = None
     start_s: Number | None = None
     first_op_s: Number | None = None
+    page_fault_s: Number | None = None
     interval: dict[str, Interval]
     fit: tuple[Fit, ...] = ()
 

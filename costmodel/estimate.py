@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from .core.allocator import PAGE
 from .core.table import F8, UNITS
 from .device import Device, Interval, Runtime
 from .errors import CostmodelError, UnknownName
-from .footprint import Footprint, footprint
+from .footprint import Footprint, footprint, fresh_bytes
 from .fusion import Fused, fuse
 from .graph import OpGraph
 from .lower import (
@@ -30,11 +31,23 @@ from .lower import (
     peak_flops_per_s,
 )
 
-__all__ = ["Coverage", "Estimate", "Memory", "OpRow", "Range", "estimate", "price_ops", "roofline"]
+__all__ = [
+    "ALLOCATORS", "PAGE_FAULTS", "Coverage", "Estimate", "Memory", "OpRow", "Range", "estimate", "price_ops",
+    "roofline",
+]  # fmt: skip
 
 # What a live-byte figure is known to: the replay is exact but for workspaces that no formula has.
 _LIVE = Interval(low=-0.01, high=0.01, cases=0, kind="guess", source="the bar of tests/test_validate.py")
 _RESIDENT = Interval(low=-0.25, high=0.25, cases=0, kind="guess", source="not yet validated on this device")
+
+# glibc's malloc as it is, or with freed memory kept (`measure.latency.pinned_allocator`).
+ALLOCATORS = ("default", "pinned")
+
+PAGE_FAULTS = "page faults"
+"""The part of an op's seconds in which the system gives it pages, among `Estimate.bounds`."""
+
+# To what, in ln, the pages of a step are known: where a heap is trimmed is chaotic, and differs from step to step.
+_FRESH = 0.7
 
 # How far, in ln, steps were off beside the interval of a calibration that was made for another thread count or another
 # dtype (reports/diary.md, variants of the host suite: 8 steps each).
@@ -93,7 +106,7 @@ class Estimate:
     """What a step costs on a device.
 
     Attributes:
-        graph, device, runtime, threads: what was priced where.
+        graph, device, runtime, threads, allocator: what was priced where.
         seconds: (n,) predicted seconds of each op on the device.
         start, end: (n,) when each op runs.
         parts: (n, p) seconds of each op by part, named by `bounds`.
@@ -101,6 +114,7 @@ class Estimate:
         baseline_latency_s: the roofline with one constant, the figure to beat.
         footprint: memory over the step.
         energy_j: joules, or None where the profile has no sourced constants.
+        fresh: (n,) bytes of pages that the system gives malloc in each op (`fresh_bytes`), None if not priced.
     """
 
     lowered: Lowered
@@ -118,6 +132,8 @@ class Estimate:
     memory: Memory
     energy_j: Range | None
     coverage: Coverage
+    allocator: str
+    fresh: F8 | None
 
     @property
     def graph(self) -> OpGraph:
@@ -143,6 +159,11 @@ class Estimate:
     def bound_of(self, op: int) -> str:
         """The part that takes the largest share of op number `op`."""
         return self.bounds[int(np.argmax(self.parts[op]))]
+
+    @property
+    def page_faults_s(self) -> float:
+        """Seconds of the step in which the system gives pages that malloc had given back; 0 if not priced."""
+        return float(self.parts[:, -1].sum()) if self.bounds[-1] == PAGE_FAULTS else 0.0
 
     def by_op(self) -> list[OpRow]:
         """One row an op name, the dearest first."""
@@ -233,7 +254,13 @@ class Estimate:
 
 
 def estimate(
-    graph: OpGraph, device: Device, *, runtime: str | None = None, threads: int = 1, strict: bool = False
+    graph: OpGraph,
+    device: Device,
+    *,
+    runtime: str | None = None,
+    threads: int = 1,
+    strict: bool = False,
+    allocator: str = "default",
 ) -> Estimate:
     """Price a traced step on a device.
 
@@ -243,6 +270,8 @@ def estimate(
         runtime: one of the device's runtimes; its default otherwise.
         threads: CPU threads; algorithm branches depend on them.
         strict: an op without a formula is an error instead of a gap on the report.
+        allocator: on a CPU, ``default`` is glibc's own, which gives memory back to the system and faults its pages in
+            anew (`Runtime.page_fault_s` each, if the profile has it); ``pinned`` keeps what was freed.
 
     Returns:
         The estimate; each figure with an interval.
@@ -252,6 +281,8 @@ def estimate(
         raise UnknownName(f"runtime of {device.name}", name, device.runtime)
     if threads < 1:
         raise CostmodelError(f"threads must be at least 1, not {threads}")
+    if allocator not in ALLOCATORS:
+        raise UnknownName("allocator", allocator, ALLOCATORS)
     constants = device.runtime[name]
     lowered = lower(graph, threads, device.lanes)
     if strict and graph.meta.assumed:
@@ -266,7 +297,10 @@ def estimate(
         )
     own_kernels = constants.engine == "gpu" or "norm" in constants.fuse  # not those of torch on a CPU
     fused = fuse(lowered, constants.fuse, workspaces=not own_kernels)
-    seconds, parts, bounds, issue_s = price_ops(fused, device, constants)
+    memory = footprint(lowered, constants)
+    # what runs that a runtime was fitted to took of it is in its constants
+    fresh = fresh_bytes(lowered) if allocator == "default" and constants.page_fault_s is not None else None
+    seconds, parts, bounds, issue_s = price_ops(fused, device, constants, fresh=fresh)
     from .core.timeline import two_queues
 
     start, end = two_queues(seconds, issue_s)
@@ -275,9 +309,10 @@ def estimate(
     total = (float(end[-1]) if len(graph) else 0.0) * scale
     coverage = _coverage(lowered, seconds)
     interval = constants.interval.get(graph.meta.mode) or constants.interval["default"]
-    memory = footprint(lowered, constants)
     widen = 0.5 * (1.0 - coverage.time)  # what has no formula is known to about a factor of e^0.5
     widen += _beyond_calibration(constants, threads, graph.meta.dtype)
+    if bounds[-1] == PAGE_FAULTS and total > 0.0:
+        widen += _FRESH * float(parts[:, -1].sum()) * scale / total
     return Estimate(
         lowered=fused.lowered,
         device=device,
@@ -294,6 +329,8 @@ def estimate(
         memory=memory_ranges(memory, constants),
         energy_j=_energy(lowered, device, seconds * scale, interval),
         coverage=coverage,
+        allocator=allocator,
+        fresh=fresh,
     )
 
 
@@ -315,12 +352,17 @@ def _beyond_calibration(runtime: Runtime, threads: int, dtype: str) -> float:
 
 
 def price_ops(
-    fused: Fused, device: Device, runtime: Runtime, distances: tuple[F8, F8] | None = None
+    fused: Fused,
+    device: Device,
+    runtime: Runtime,
+    distances: tuple[F8, F8] | None = None,
+    fresh: F8 | None = None,
 ) -> tuple[F8, F8, tuple[str, ...], F8]:
     """Seconds of each op, by part; the names of the parts; what the host needs to issue each op.
 
     `distances` are reuse distances of the operands and of the ops' code. Without them they are those of addresses for
     a runtime that was calibrated (the isolated ops were timed with memory that stays mapped), else those of tensors.
+    `fresh` are bytes of pages that the system gives in each op.
     """
     lowered = fused.lowered
     n = len(lowered.graph)
@@ -340,7 +382,11 @@ def price_ops(
         seconds += more + pack
         parts[:, 0] += more
         parts[:, 1] += pack
-        return seconds, parts, (*BOUNDS, *levels_of(device)), np.zeros(n)
+        bounds = (*BOUNDS, *levels_of(device))
+        if fresh is not None and runtime.page_fault_s is not None:
+            faults = fresh / PAGE * runtime.page_fault_s.value
+            seconds, parts, bounds = seconds + faults, np.column_stack((parts, faults)), (*bounds, PAGE_FAULTS)
+        return seconds, parts, bounds, np.zeros(n)
     from .core.gpu import price_gpu
 
     gpu = gpu_rates(device, runtime, lowered)

@@ -8,7 +8,7 @@ import numpy as np
 
 from .core.allocator import CACHING, MALLOC, SMALL, STEP_MALLOC, Held, Malloc, caching_allocator, glibc_malloc
 from .core.memory import allocation_events, live_bytes
-from .core.table import I8
+from .core.table import F8, I8
 from .device import Number, Runtime
 from .errors import CostmodelError
 from .graph import OpGraph
@@ -16,7 +16,7 @@ from .lower import Lowered
 
 __all__ = [
     "AT_PEAK", "RUNTIME_SOURCE", "Blocks", "Footprint", "Holder",
-    "addresses", "blocks_of", "fits_in", "footprint", "runtime_bytes", "runtime_parts",
+    "addresses", "blocks_of", "fits_in", "footprint", "fresh_bytes", "runtime_bytes", "runtime_parts",
 ]  # fmt: skip
 
 # Where the bytes of the peak go, by role of their storage; the keys of `estimate --json`.
@@ -45,6 +45,9 @@ _STAY_CONVOLUTION = 5
 # Which tensors these are is a throw of dice, and where a heap breaks up is chaotic: resident bytes are averaged over
 # this many throws.
 _THROWS = 8
+# Pages that a step takes anew settle later than what is held, and differ from step to step: runs that are followed for
+# them, of which those after the first `_STEPS` count, and throws.
+_MANY, _FEW_THROWS = 8, 4
 
 # What a process has resident beside what malloc holds for tensors (Python, torch, the library that the model is from,
 # and the code and objects of all three that building and running a model touch), for a profile that does not say: by
@@ -185,15 +188,15 @@ def _with_dropped(blocks: Blocks, event: I8, dropped: list[int]) -> tuple[Blocks
     return whole, np.insert(event, there, np.stack((numbers, -numbers), axis=1).ravel())
 
 
-def _with_objects(blocks: Blocks, event: I8, beside: float, throw: int) -> tuple[I8, I8]:
-    """Events and sizes of `_STEPS` runs with small objects among them, each right after its tensor; some objects
+def _with_objects(blocks: Blocks, event: I8, beside: float, throw: int, steps: int = _STEPS) -> tuple[I8, I8]:
+    """Events and sizes of `steps` runs with small objects among them, each right after its tensor; some objects
     outlive a share `beside` of tensors."""
     dice = np.random.default_rng(throw)
     e, block = len(event), np.abs(event) - 1
     made = np.flatnonzero((event > 0) & (blocks.size[block] > 0))
     freed = _next_of_block(block)
     near = made[(dice.random(len(made)) < beside) & (freed[made] < e)]
-    outlived = freed[near] + dice.uniform(*_OUTLIVES, len(near)) * e / _STEPS
+    outlived = freed[near] + dice.uniform(*_OUTLIVES, len(near)) * e / steps
     first = made[np.unique(block[made], return_index=True)[1]]
     stays = np.repeat(first, blocks.stay[block[first]])
     objects = len(blocks.size) + 1 + np.arange(len(near) + len(stays))
@@ -361,10 +364,34 @@ def _held(lowered: Lowered, runtime: Runtime) -> list[Held]:
     if runtime.engine == "gpu":
         blocks = blocks_of(lowered)
         return [caching_allocator(blocks.events(_STEPS), blocks.size, CACHING, 0)]
-    blocks = blocks_of(lowered)
-    blocks, event = _with_dropped(blocks, blocks.events(_STEPS), _dropped_heads(lowered.graph, lowered.memory.bytes))
+    blocks, event = _malloc_events(lowered, _STEPS)
     beside = _BESIDE if lowered.graph.meta.mode == "train" else 0.0
     return [glibc_malloc(*_with_objects(blocks, event, beside, throw), STEP_MALLOC) for throw in range(_THROWS)]
+
+
+def _malloc_events(lowered: Lowered, steps: int) -> tuple[Blocks, I8]:
+    """Blocks, and the events of `steps` runs."""
+    blocks = blocks_of(lowered)
+    return _with_dropped(blocks, blocks.events(steps), _dropped_heads(lowered.graph, lowered.memory.bytes))
+
+
+def fresh_bytes(lowered: Lowered) -> F8:
+    """(n,) bytes that each op of a later step is the first to touch since the system gave them to glibc's malloc: what
+    it maps anew for large blocks, and takes again of a heap that it had trimmed; in the mean of steps and throws."""
+    n = len(lowered.graph)
+    blocks, event = _malloc_events(lowered, _MANY)
+    train = lowered.graph.meta.mode == "train"  # without the objects of autograd all throws are one
+    throws = _FEW_THROWS if train else 1
+    found = np.zeros(n)
+    for throw in range(throws):
+        events, size = _with_objects(blocks, event, _BESIDE if train else 0.0, throw, _MANY)
+        grown = np.maximum(np.diff(glibc_malloc(events, size, STEP_MALLOC).resident), 0)
+        made = np.flatnonzero((events > 0) & (events <= len(blocks.size)))
+        made = made[blocks.birth[events[made] - 1] >= 0]
+        # of each block, which is made once a step: the steps after those in which the heap grows
+        later = made[np.argsort(events[made], kind="stable")].reshape(-1, _MANY)[:, _STEPS:].ravel()
+        found += np.bincount(blocks.birth[events[later] - 1], weights=grown[later], minlength=n)[:n]
+    return found / (throws * (_MANY - _STEPS))
 
 
 def runtime_parts(graph: OpGraph) -> tuple[str, ...]:

@@ -157,7 +157,7 @@ def quick_peaks(device: Device, threads: int = 1, seconds: float = 0.6) -> dict[
 
     Returns:
         ``fp32_flops_per_s``, and ``L1_read_bytes_per_s``, ``L1_write_bytes_per_s`` and so on to ``dram_…``: totals of
-        the threads, kind measured, source ``peaks``.
+        the threads; of one thread also ``page_fault_s``. Kind measured, source ``peaks``.
     """
     from . import peaks
 
@@ -169,6 +169,8 @@ def quick_peaks(device: Device, threads: int = 1, seconds: float = 0.6) -> dict[
     for level, size in _working_sets(device).items():
         found[f"{level}_read_bytes_per_s"] = peaks.read_bytes_per_s(size, threads, seconds)
         found[f"{level}_write_bytes_per_s"] = peaks.write_bytes_per_s(size, threads, seconds)
+    if threads == 1:
+        found["page_fault_s"] = peaks.page_fault_s(seconds)
     return {key: Number(value=value, kind="measured", source="peaks") for key, value in found.items()}
 
 
@@ -200,8 +202,17 @@ def with_peaks(device: Device, one: Mapping[str, Number], all_cores: Mapping[str
         }
     )
     when = f"costmodel.host.quick_peaks on this machine, {date.today().isoformat()}; the low quintile of seconds"
+    runtimes = {
+        name: runtime.model_copy(update={"page_fault_s": one.get("page_fault_s", runtime.page_fault_s)})
+        for name, runtime in device.runtime.items()
+    }
     return device.model_copy(
-        update={"cpu": (cluster, *device.cpu[1:]), "memory": memory, "sources": {**device.sources, "peaks": when}}
+        update={
+            "cpu": (cluster, *device.cpu[1:]),
+            "memory": memory,
+            "runtime": runtimes,
+            "sources": {**device.sources, "peaks": when},
+        }
     )
 
 

@@ -1,7 +1,9 @@
-"""What this machine's cores can do, measured in seconds: multiply-adds in registers, and bytes from each level."""
+"""What this machine's cores can do, measured in seconds: multiply-adds in registers, bytes from each level, and how
+long the system takes to give a page."""
 
 from __future__ import annotations
 
+import mmap
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +18,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["fma_flops_per_s", "read_bytes_per_s", "write_bytes_per_s"]
+__all__ = ["fma_flops_per_s", "page_fault_s", "read_bytes_per_s", "write_bytes_per_s"]
 
 _ACCUMULATORS = 12  # more than latency x pipes of any core (4 x 2), fewer than its vector registers
 _QUANTILE = 0.2  # of seconds: shared machines have a slow state; the fast one is the machine's own
@@ -157,3 +159,22 @@ def _timed(jobs: list[Callable[[int], Callable[[], Any]]], seconds: float) -> tu
 
     with ThreadPoolExecutor(len(jobs)) as pool:
         return n, max(pool.map(started, jobs))
+
+
+def page_fault_s(seconds: float = 0.6, size: int = 64 << 20) -> float:
+    """Seconds to be given a page of 4 KiB, cleared, and to give it back, beyond writing to one that is there."""
+    taken: list[float] = []
+    clock = time.perf_counter
+    end = clock() + seconds
+    while len(taken) < 3 or clock() < end:
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        words = np.frombuffer(memory, np.float32)
+        began = clock()
+        words.fill(1.0)
+        given = clock()
+        words.fill(2.0)
+        written = clock()
+        del words
+        memory.close()
+        taken.append((given - began) - (written - given) + (clock() - written))
+    return max(float(np.quantile(taken, _QUANTILE)) * 4096 / size, 1e-9)

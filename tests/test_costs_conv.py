@@ -239,3 +239,19 @@ def test_channels_are_padded_to_the_width_of_vectors() -> None:
     spec = [op("aten::convolution", [x, w], [x], padding=[1, 1], lanes=lanes) for lanes in (16, 8)]
     wide, narrow = (convolution(s).terms["taps"] for s in spec)
     assert wide / narrow == (48 / 40) ** 2
+
+
+@pytest.mark.parametrize(
+    ("kernel", "side", "to_w", "images"),
+    [(5, 14, True, 2 * 96), (3, 14, True, 0), (3, 2, True, 2 * 96), (5, 14, False, 0)],
+)
+def test_a_gemm_for_each_image_where_onednn_has_no_gradient_of_the_weight(
+    kernel: int, side: int, to_w: bool, images: float
+) -> None:
+    """ONEDNN_VERBOSE of EfficientNet-Lite0 at 50 px: `x64:gemm:jit` for wide kernels, and for maps that one covers."""
+    x, w = (2, 96, side, side), (96, 1, kernel, kernel)
+    spec = op(
+        "aten::convolution_backward", [x, x, w], [x, w], padding=[kernel // 2] * 2, groups=96,
+        output_mask=[True, to_w, False],
+    )  # fmt: skip
+    assert convolution_backward(spec).terms["images"] == images

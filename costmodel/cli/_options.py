@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from ..graph import OpGraph
 
 __all__ = [
-    "Batch", "DeviceName", "Dtype", "InputSize", "Json", "Method", "Mode", "ModelName", "Optimizer", "Profile",
-    "RuntimeName", "Seq", "Strict", "Threads", "device_of", "graph_of", "is_trace",
+    "Allocator", "Batch", "DeviceName", "Dtype", "InputSize", "Json", "Method", "Mode", "ModelName", "Optimizer",
+    "Profile", "RuntimeName", "Seq", "Strict", "Threads", "device_of", "graph_of", "is_trace",
 ]  # fmt: skip
 
 ModelName = Annotated[
@@ -35,6 +35,10 @@ InputSize = Annotated[str | None, typer.Option("--input-size", help="Of one samp
 Seq = Annotated[int | None, typer.Option("--seq", min=1, help="Tokens; with --mode decode, tokens of context.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
 Threads = Annotated[int, typer.Option("--threads", "-t", min=1, help="CPU threads.")]
+Allocator = Annotated[
+    str,
+    typer.Option("--allocator", help="default (glibc's own, with its page faults) or pinned (keeps what is freed)."),
+]
 Optimizer = Annotated[str, typer.Option("--optimizer", help="sgd, momentum or adamw, with --mode train.")]
 DeviceName = Annotated[
     str, typer.Option("--device", "-d", help="A device by name; `costmodel devices` lists them; host is this machine.")

@@ -24,6 +24,7 @@ def compare(
     dtype: o.Dtype = "float32",
     threads: o.Threads = 1,
     optimizer: o.Optimizer = "sgd",
+    allocator: o.Allocator = "default",
     json: o.Json = False,
 ) -> None:
     """Set two models, methods, traces or commits side by side: which ops got dearer, where the peak of memory moved.
@@ -55,6 +56,7 @@ def compare(
             target,
             runtime=runtime,
             threads=threads,
+            allocator=allocator,
         )
         for model, method in zip(sides(a, b), (method_a, method_b), strict=True)
     ]

@@ -33,6 +33,7 @@ def estimate(
     dtype: o.Dtype = "float32",
     threads: o.Threads = 1,
     optimizer: o.Optimizer = "sgd",
+    allocator: o.Allocator = "default",
     epochs: Epochs = None,
     samples: Samples = None,
     workers: Workers = 0,
@@ -67,7 +68,7 @@ def estimate(
         o.graph_of, model, method=method, batch=batch, input_size=input_size, dtype=dtype, optimizer=optimizer
     )
     target = o.device_of(device, profile)
-    priced = partial(price, device=target, runtime=runtime, threads=threads, strict=strict)
+    priced = partial(price, device=target, runtime=runtime, threads=threads, strict=strict, allocator=allocator)
     job: TrainingJob | Request | None = None
     if prompt is not None and generate is not None:
         start_s = start_seconds if start_seconds is not None or cold else 0.0

@@ -22,7 +22,14 @@ def measure(
     threads: o.Threads = 1,
     optimizer: o.Optimizer = "sgd",
     layout: Annotated[str, typer.Option("--layout", help="contiguous or channels_last.")] = "contiguous",
-    allocator: Annotated[str, typer.Option("--allocator", help="pinned or default (glibc's own).")] = "pinned",
+    allocator: Annotated[
+        str | None,
+        typer.Option(
+            "--allocator",
+            help="default (glibc's own) or pinned (keeps what is freed).",
+            show_default="default; pinned with --suite",
+        ),
+    ] = None,
     processes: Annotated[int, typer.Option("--processes", min=1, help="Fresh processes; their spread is noise.")] = 2,
     seconds: Annotated[float, typer.Option("--seconds", min=0.05, help="Of timing in each process.")] = 1.0,
     suite: Annotated[str | None, typer.Option("--suite", help="host: the jobs of --part, into --into.")] = None,
@@ -50,7 +57,7 @@ def measure(
     if (model is None) == (suite is None):
         raise CostmodelError("say what to measure: a MODEL, or --suite host with --part and --into")
     if suite is not None:
-        _suite(suite, part, threads, dtype, allocator, processes, seconds, into, ops)
+        _suite(suite, part, threads, dtype, allocator or "pinned", processes, seconds, into, ops)
         return
     from ..measure.job import Job
     from ..measure.suite import measure_job
@@ -58,7 +65,7 @@ def measure(
     assert model is not None
     if o.is_trace(model):
         raise typer.BadParameter("a saved trace cannot be run; give the model that it is of")
-    job = Job(model, mode, method, batch, input_size, seq, dtype, threads, optimizer, layout, allocator)
+    job = Job(model, mode, method, batch, input_size, seq, dtype, threads, optimizer, layout, allocator or "default")
     with bar("measure") as progress:
         run = measure_job(job, processes=processes, seconds=seconds, progress=progress)
     if output is not None:

@@ -35,6 +35,7 @@ __all__ = [
     "CACHING",
     "EXPANDABLE",
     "MALLOC",
+    "PAGE",
     "PINNED_MALLOC",
     "SMALL",
     "STEP_MALLOC",

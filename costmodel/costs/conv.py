@@ -310,6 +310,10 @@ def convolution_backward(op: OpSpec) -> Cost:
     if g.depthwise and kind.startswith("conv_depthwise"):
         backward_kind += f"_k{max(g.kernel)}"
     terms = {key: passes * value for key, value in _terms(g, kind, False).items()}
+    if g.depthwise and kind.startswith("conv_depthwise"):
+        # where oneDNN has no kernel for the weight's gradient, a GEMM for each channel of each image
+        alone = max(g.kernel) > 3 or any(side < taps for side, taps in zip(g.inside, g.kernel))
+        terms["images"] = float(g.batch * g.co) if to_w and alone else 0.0
     if to_b:
         terms["bias"] = float(g.pixels * g.co)
     return Cost(

@@ -15,7 +15,7 @@ from torch import nn
 
 from ..models.step import Loss, make_step
 from ..runs import Run
-from .latency import time_interleaved
+from .latency import allocator_here, time_interleaved
 from .memory import measure_live_peak
 
 __all__ = ["machine", "measure"]
@@ -73,5 +73,5 @@ def measure(
         noise=samples.spread,
         peak_live_bytes=measure_live_peak(step) if memory else None,
         repeats=samples.wall_s,
-        meta=machine(),
+        meta={**machine(), "allocator": allocator_here()},
     )

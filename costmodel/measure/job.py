@@ -11,15 +11,15 @@ from torch.utils import _pytree as pytree
 
 from ..capture import capture
 from ..errors import UnknownName
+from ..estimate import ALLOCATORS
 from ..graph import OpGraph
 from ..methods import apply_method
 from ..models import Loaded, load_model
 from ..models.step import Step, make_step
 
-__all__ = ["ALLOCATORS", "LAYOUTS", "Job"]
+__all__ = ["LAYOUTS", "Job"]
 
 LAYOUTS = ("contiguous", "channels_last")
-ALLOCATORS = ("pinned", "default")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,15 @@ import torch
 
 from ..errors import CostmodelError
 
-__all__ = ["LOW_QUANTILE", "Samples", "disturbed_share", "pinned_allocator", "reference_spin", "time_interleaved"]
+__all__ = [
+    "LOW_QUANTILE",
+    "Samples",
+    "allocator_here",
+    "disturbed_share",
+    "pinned_allocator",
+    "reference_spin",
+    "time_interleaved",
+]
 
 # The statistic of every latency here, fixed before any model was fitted: a low quantile of the undisturbed repeats.
 LOW_QUANTILE = 0.2
@@ -79,6 +87,12 @@ def pinned_allocator() -> dict[str, str]:
     Plain integers: glibc reads ``64M`` as 64.
     """
     return {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(64 << 20)}
+
+
+def allocator_here() -> str:
+    """``pinned`` if this process was started with `pinned_allocator`, else ``default``."""
+    wanted = pinned_allocator()
+    return "pinned" if all(os.environ.get(key) == value for key, value in wanted.items()) else "default"
 
 
 def time_interleaved(

@@ -114,6 +114,15 @@ def conv_depthwise_7(s: Shapes) -> Call:
     return _conv(s, c, c, h, 7, 1, c, last=0.7)
 
 
+def conv_depthwise_by_image(s: Shapes) -> Call:
+    """Whose gradient of the weight is a GEMM for each channel of each image: of wide kernels, and of maps that a kernel
+    covers."""
+    while True:
+        b, c, h, k = s.pick(1, 2, 4, 8, 16, 32), s.channels(32, 1500), s.size(2, 48), s.pick(5, 5, 5, 7, 3)
+        if b * c * h * h < 2e6 and (k > 3 or h < k):
+            return _conv(s, c, c, h, k, s.pick(1, 1, 2), c, b, last=0.1)
+
+
 def conv_depthwise_strided(s: Shapes) -> Call:
     _, c, h = s.image(2e6)
     return _conv(s, c, c, h, s.pick(3, 3, 3, 5, 7), 2, c)
@@ -145,7 +154,7 @@ _SHARES: dict[Callable[[Shapes], Call], tuple[float, float]] = {
     conv_pointwise: (3.0, 3.0), conv_direct: (4.0, 4.0), conv_im2col: (1.5, 1.0), conv_1x1_strided: (1.2, 1.7),
     conv_stem: (2.0, 2.0), conv_depthwise: (2.7, 3.5), conv_depthwise_7: (0.6, 1.5), conv_depthwise_strided: (2.0, 2.0),
     conv_grouped: (2.5, 4.0), conv_1x1: (1.8, 1.8), conv_by_group: (1.0, 0.8), conv_grouped_gemm: (1.0, 0.8),
-    conv_rows: (0.8, 0.7),
+    conv_rows: (0.8, 0.7), conv_depthwise_by_image: (0.7, 3.0),
 }  # fmt: skip
 GENERATORS: dict[str, tuple[Callable[[Shapes], Call], float, bool]] = {
     **{f.__name__: (f, forward, False) for f, (forward, _) in _SHARES.items()},

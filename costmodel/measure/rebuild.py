@@ -71,7 +71,8 @@ def estimate_of_run(run: Run, device: Device, runtime: str | None = None) -> Est
     """
     name = runtime or runtime_for(device, run.runtime, run.meta.get("accel", ""))
     threads = min(run.threads or int(device.cpu[0].cores.value), device.cores)
-    found = estimate(graph_of_run(run), device, runtime=name, threads=threads)
+    allocator = run.meta.get("allocator", "default")
+    found = estimate(graph_of_run(run), device, runtime=name, threads=threads, allocator=allocator)
     reading = sample_seconds(run, device.runtime[name])
     if not reading:
         return found

@@ -283,7 +283,7 @@ def compare(job: Job, measured: Measured, device: Device, runtime: str | None = 
     """
     from .rebuild import traced
 
-    predicted = estimate(traced(job), device, runtime=runtime, threads=job.threads)
+    predicted = estimate(traced(job), device, runtime=runtime, threads=job.threads, allocator=job.allocator)
     t, m = predicted.latency_s, predicted.memory.peak_live
     fits = predicted.device.runtime[predicted.runtime].fit
     spin_s = next((f.spin_s for f in fits if f.threads == predicted.threads and f.spin_s), None)

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from .. import units
+from ..core.allocator import PAGE
 from ..device import Device
 from ..estimate import Estimate, OpRow, Range
 from ..footprint import AT_PEAK
@@ -87,8 +88,10 @@ def headline(estimate: Estimate) -> list[tuple[str, str]]:
     energy = "no sourced constants" if estimate.energy_j is None else ranged(estimate.energy_j, units.joules)
     fits, _, room = fit_verdict(estimate)
     baseline = estimate.baseline_latency_s
+    faults = page_faults(estimate)
     return [
         ("latency", ranged(estimate.latency_s)),
+        *([("of it, page faults", faults)] if faults else []),
         ("plain roofline", f"{units.seconds(baseline)} (peak rates, no constants fitted)"),
         ("memory, live", ranged(memory.peak_live, units.size)),
         ("memory, reserved", ranged(memory.peak_reserved, units.size)),
@@ -100,6 +103,18 @@ def headline(estimate: Estimate) -> list[tuple[str, str]]:
         ("peak held by", peak_holder(estimate)),
         ("priced by formula", priced(estimate)),
     ]
+
+
+def page_faults(estimate: Estimate) -> str:
+    """What giving memory back and taking it again costs, where that is more than a hundredth of the step."""
+    faults_s, whole = estimate.page_faults_s, estimate.latency_s.point
+    if estimate.fresh is None or faults_s < 0.01 * whole:
+        return ""
+    pages = units.count(round(float(estimate.fresh.sum()) / PAGE))
+    return (
+        f"{units.seconds(faults_s)}, {units.percent(faults_s / whole)}: about {pages} pages a step that malloc gives "
+        "back and takes again; none where it keeps them (--allocator pinned)"
+    )
 
 
 def peak_holder(estimate: Estimate) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ..core.table import F8
 from ..core.timeline import two_queues
 from ..device import Device, Number
 from ..estimate import Estimate, price_ops
@@ -41,13 +42,13 @@ def hinges(estimate: Estimate) -> list[Hinge]:
     """
     device, name = estimate.device, estimate.runtime
     fused = fuse(lower(estimate.graph, estimate.threads, device.lanes), device.runtime[name].fuse)
-    base = _total_s(device, name, fused)
+    base = _total_s(device, name, fused, estimate.fresh)
     found = []
     for place, number in device.numbers():
         elasticity = 0.0
         if _is_used(place, name) and base > 0:
             nudged = number.model_copy(update={"value": number.value * _STEP})
-            moved = _total_s(_with(device, number, nudged), name, fused)
+            moved = _total_s(_with(device, number, nudged), name, fused, estimate.fresh)
             elasticity = (moved / base - 1.0) / (_STEP - 1.0)
         found.append(Hinge(place, number, elasticity))
     return sorted(found, key=lambda h: (-abs(round(h.elasticity, 6)), h.place))
@@ -83,10 +84,10 @@ def _with(value: Any, old: Number, new: Number) -> Any:
     return value
 
 
-def _total_s(device: Device, runtime: str, fused: Fused) -> float:
+def _total_s(device: Device, runtime: str, fused: Fused, fresh: F8 | None) -> float:
     """Seconds of the step as `estimate` prices it."""
     constants = device.runtime[runtime]
     scale = constants.scale.get(fused.lowered.graph.meta.mode) or constants.scale.get("default")
-    seconds, _, _, issue_s = price_ops(fused, device, constants)
+    seconds, _, _, issue_s = price_ops(fused, device, constants, fresh=fresh)
     _, end = two_queues(seconds, issue_s)
     return (scale.value if scale else 1.0) * (float(end[-1]) if len(end) else 0.0)

@@ -90,7 +90,7 @@ def _classes(device: Device, options: Options, skipped: dict[str, str]) -> tuple
     predicted, timed = [], []
     assert options.op_times is not None
     for job, (names, seconds) in read_op_times(options.op_times).items():
-        priced = estimate(traced(job), device, runtime=options.runtime, threads=job.threads)
+        priced = estimate(traced(job), device, runtime=options.runtime, threads=job.threads, allocator=job.allocator)
         try:
             timed.append(seconds_of_trace(priced.graph, names, seconds))
         except CostmodelError as error:
