@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from .device import Device, Number, core_flops_per_cycle, user_profiles
+from .device import Cache, Device, Number, core_flops_per_cycle, user_profiles
 from .errors import CostmodelError
 from .graph import write_atomic
 from .toml import dumps
@@ -182,17 +182,17 @@ def with_peaks(device: Device, one: Mapping[str, Number], all_cores: Mapping[str
     every = all_cores or one
     first = device.cpu[0]
     clock = one["fp32_flops_per_s"].value / first.flops_per_cycle["fp32"].value
-    caches = tuple(
-        level.model_copy(
-            update={
-                "read_bytes_per_s": one.get(f"L{level.level}_read_bytes_per_s", level.read_bytes_per_s),
-                "write_bytes_per_s": one.get(f"L{level.level}_write_bytes_per_s", level.write_bytes_per_s),
-            }
-        )
-        for level in first.cache
-    )
+    caches: list[Cache] = []
+    for level in reversed(first.cache):
+        rates = {}
+        for way in ("read_bytes_per_s", "write_bytes_per_s"):
+            rate = one.get(f"L{level.level}_{way}", getattr(level, way))
+            behind = getattr(caches[0], way) if caches else None
+            # a level that came out slower than the one behind it was disturbed while it was measured
+            rates[way] = behind if rate and behind and behind.value > rate.value else rate
+        caches.insert(0, level.model_copy(update=rates))
     hertz = Number(value=clock, kind="measured", source="peaks")
-    cluster = first.model_copy(update={"clock_hz": hertz, "cache": caches})
+    cluster = first.model_copy(update={"clock_hz": hertz, "cache": tuple(caches)})
     memory = device.memory.model_copy(
         update={
             "read_bytes_per_s": every["dram_read_bytes_per_s"],

@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from costmodel.costs import formula_for, op
-from costmodel.costs.conv import algorithm, backend, convolution, geometry
+from costmodel.costs.conv import algorithm, backend, convolution, convolution_backward, geometry
 from costmodel.costs.spec import TensorSpec
 from costmodel.host import detect
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costmodel import host, peaks
-from costmodel.device import Device, load_device, user_profiles
+from costmodel.device import Device, Number, load_device, user_profiles
 from costmodel.errors import CostmodelError
 from costmodel.toml import dumps
 
@@ -293,3 +293,16 @@ def test_the_flag_is_said_before_the_command(calibrated: Device, monkeypatch: py
     allowed = CliRunner().invoke(app, ["--allow-foreign-calibration", "estimate", trace, "--device", "host", "--json"])
     assert allowed.exit_code == 0, allowed.output
     assert CliRunner().invoke(app, ["devices"]).exit_code == 0
+
+
+def test_a_level_is_not_slower_than_the_one_behind_it() -> None:
+    """As happens where a neighbour disturbs one of ten measurements."""
+    detected = host.detect()
+    levels = [f"L{c.level}" for c in detected.cpu[0].cache]
+    rates = {f"{name}_{way}_bytes_per_s": 1e11 / (i + 1) for i, name in enumerate(levels) for way in ("read", "write")}
+    rates |= {f"dram_{way}_bytes_per_s": 1e10 for way in ("read", "write")}
+    rates |= {"fp32_flops_per_s": 1e11, "L1_read_bytes_per_s": 2e10}
+    one = {key: Number(value=value, kind="measured", source="peaks") for key, value in rates.items()}
+    found = [c.read_bytes_per_s.value for c in host.with_peaks(detected, one).cpu[0].cache if c.read_bytes_per_s]
+    assert found == sorted(found, reverse=True)
+    assert found[0] == found[1] == 5e10

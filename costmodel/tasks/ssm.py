@@ -60,7 +60,7 @@ class Recipe:
 
 RECIPES: dict[Budget, Recipe] = {
     "demo": Recipe(120, 8, 128, 5e-3, 8, 128, 16, 256),
-    "quick": Recipe(500, 16, 128, 5e-3, 32, 256, 64, 512),
+    "quick": Recipe(500, 16, 128, 5e-3, 32, 256, 32, 512),
     "full": Recipe(2000, 16, 128, 5e-3, 128, 512, 256, 512),
 }
 
