@@ -209,7 +209,7 @@ class Estimate:
         return self.graph.nx
 
     def as_dict(self) -> dict[str, Any]:
-        """The object that ``estimate --json`` prints (DESIGN.md §8)."""
+        """The object that ``estimate --json`` prints."""
         meta = self.graph.meta
         return {
             "schema": 1,

@@ -1,4 +1,4 @@
-"""`Run`, what a measurement is, and the CSV files that hold them (DESIGN.md §8 names the columns)."""
+"""`Run`, what a measurement is, and the CSV files that hold them (`COLUMNS`)."""
 
 from __future__ import annotations
 
@@ -74,7 +74,8 @@ class Run:
         runtime: runtime of the profile, or the framework of a file (`runtime_for` maps it).
         cpu_s: CPU seconds of the step's thread.
         noise: relative spread over processes or repeats, as a fraction.
-        peak_live_bytes, peak_rss_bytes: as in DESIGN.md §5. A file's ``peak_memory_bytes`` is taken as live.
+        peak_live_bytes, peak_rss_bytes: what tensors hold, what the process has resident. A file's
+            ``peak_memory_bytes`` is taken as live.
         energy_j: joules of a step.
         repeats: raw seconds behind `latency_s`.
         meta: what else is known (torch version, date, note), strings.
@@ -205,7 +206,7 @@ def read_runs(path: str | os.PathLike[str], device: Device | None = None) -> Run
     Memory grows with the number of cases, at most `MAX_CASES`, not of rows (eight bytes for each repeat).
 
     Args:
-        path: a CSV with the columns of DESIGN.md §8; more are kept in ``meta`` or ignored, empty is unknown.
+        path: a CSV with columns of `COLUMNS`; more are kept in ``meta`` or ignored, empty is unknown.
         device: keep the rows that this device's `aliases` (or its name) match, skip the others by name. A file of
             one device that matches nothing is taken whole: the caller says what it was run on.
 

@@ -177,7 +177,7 @@ class Validation:
         return {q: summarize(groups[q]) for q in QUANTITIES if q in groups}
 
     def as_dict(self) -> dict[str, Any]:
-        """The object that ``validate --json`` prints (DESIGN.md §8)."""
+        """The object that ``validate --json`` prints."""
         optional = {"measured", "published", "note", "spread", "processor", "wall", "size", "setting", "group"}
         return {
             "schema": 1,

@@ -315,3 +315,13 @@ def test_a_closed_pipe_is_no_traceback(trace: Path) -> None:
     command = f"{sys.executable} -m costmodel estimate {trace} -d raspberry-pi-4b | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [("--batch", "16", "batch 8, not 16"), ("--mode", "prefill", "mode train, not prefill")],
+)
+def test_a_trace_is_not_priced_as_what_it_is_not(option: str, value: str, said: str) -> None:
+    trace = str(Path(__file__).parents[1] / "traces/mobilenet-v3-small-train-b8.json.gz")
+    assert said in fails("estimate", trace, "--device", "raspberry-pi-4b", option, value)
+    assert cli("estimate", trace, "--device", "raspberry-pi-4b", "--batch", "8", "--mode", "train").returncode == 0

@@ -1,4 +1,4 @@
-"""Options with one meaning everywhere (DESIGN.md §8)."""
+"""Options with one meaning everywhere."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float1
 Threads = Annotated[int, typer.Option("--threads", "-t", min=1, help="CPU threads.")]
 Allocator = Annotated[
     str,
-    typer.Option("--allocator", help="default (glibc's own, with its page faults) or pinned (keeps what is freed)."),
+    typer.Option(
+        "--allocator",
+        help="default (glibc's own: page faults cost time, where the profile has a measured page_fault_s) or pinned.",
+    ),
 ]
 Optimizer = Annotated[str, typer.Option("--optimizer", help="sgd, momentum or adamw, with --mode train.")]
 DeviceName = Annotated[
@@ -48,7 +51,7 @@ Profile = Annotated[
 ]
 RuntimeName = Annotated[str | None, typer.Option("--runtime", help="A runtime of the device, such as torch-eager.")]
 Strict = Annotated[bool, typer.Option("--strict", help="An op without a formula is an error, not a gap on the report.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object (its keys: DESIGN.md §8).")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 
 
 def is_trace(model: str) -> bool:
@@ -76,11 +79,25 @@ def graph_of(
     dtype: str = "float32",
     optimizer: str = "sgd",
 ) -> OpGraph:
-    """The op graph that MODEL and the options name: loaded if it is a saved trace, else captured now."""
+    """The op graph that MODEL and the options name: loaded if it is a saved trace, else captured now.
+
+    Raises:
+        CostmodelError: an option says otherwise than the saved trace.
+    """
+    from ..errors import CostmodelError
+
     if is_trace(model):
         from ..graph import load
 
-        return load(model)
+        graph = load(model)
+        asked = {"mode": mode, "method": method, "batch": batch, "dtype": dtype}
+        for option, usual in (("mode", "infer"), ("method", None), ("batch", 1), ("dtype", "float32")):
+            if asked[option] not in (usual, getattr(graph.meta, option)):
+                raise CostmodelError(
+                    f"{model} was traced with {option} {getattr(graph.meta, option)}, not {asked[option]}; leave "
+                    f"--{option} out, or trace again with it"
+                )
+        return graph
     from ._progress import working
 
     with working(f"tracing {model}"):

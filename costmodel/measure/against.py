@@ -79,7 +79,7 @@ def validate_runs(
     """Hold predictions against the runs in a file.
 
     Args:
-        path: a CSV with the columns of DESIGN.md §8.
+        path: a CSV with columns of `runs.COLUMNS`.
         device: the device they were made on.
         runtime: of the device; the one that a row's framework means otherwise.
         fit: first fit the device to this many of the runs, chosen by what they tell; they are not scored.

@@ -24,7 +24,7 @@ LAYOUTS = ("contiguous", "channels_last")
 
 @dataclass(frozen=True)
 class Job:
-    """What to run: the command line's options with one meaning everywhere (DESIGN.md §8).
+    """What to run: the command line's options with one meaning everywhere.
 
     Attributes:
         layout: ``contiguous``, or ``channels_last`` for the weights and inputs of images.

@@ -1,6 +1,6 @@
 """Real data sets for the tasks, from what a machine has: each comes with a provenance that results carry.
 
-Images and text are looked for in this order (DESIGN.md section 8): the folder `$COSTMODEL_DATA`; an installed
+Images and text are looked for in this order: the folder `$COSTMODEL_DATA`; an installed
 Debian package; the same package downloaded and unpacked into the cache, without root; a small real set inside a
 wheel or inside Python itself. The last is another, smaller data set, and is returned under its own name.
 """
