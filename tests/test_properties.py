@@ -354,9 +354,10 @@ def small_models() -> dict[str, Any]:
 
 @cache
 def captured(name: str, mode: str, batch: int, width: int, optimizer: str = "sgd") -> OpGraph:
+    models = small_models()  # skips a light install, before anything imports torch
     from costmodel.capture import capture
 
-    return capture(*small_models()[name](batch, width), mode=mode, optimizer=optimizer, name=name)
+    return capture(*models[name](batch, width), mode=mode, optimizer=optimizer, name=name)
 
 
 @pytest.mark.parametrize("name", ["mlp", "conv", "transformer", "lstm"])
