@@ -163,7 +163,7 @@ class Estimate:
     @property
     def page_faults_s(self) -> float:
         """Seconds of the step in which the system gives pages that malloc had given back; 0 if not priced."""
-        return float(self.parts[:, -1].sum()) if self.bounds[-1] == PAGE_FAULTS else 0.0
+        return 0.0 if self.fresh is None else float(self.parts[:, -1].sum())
 
     def by_op(self) -> list[OpRow]:
         """One row an op name, the dearest first."""
@@ -298,8 +298,8 @@ def estimate(
     own_kernels = constants.engine == "gpu" or "norm" in constants.fuse  # not those of torch on a CPU
     fused = fuse(lowered, constants.fuse, workspaces=not own_kernels)
     memory = footprint(lowered, constants)
-    # what runs that a runtime was fitted to took of it is in its constants
-    fresh = fresh_bytes(lowered) if allocator == "default" and constants.page_fault_s is not None else None
+    priced = allocator == "default" and constants.engine == "cpu" and constants.page_fault_s is not None
+    fresh = fresh_bytes(lowered) if priced else None
     seconds, parts, bounds, issue_s = price_ops(fused, device, constants, fresh=fresh)
     from .core.timeline import two_queues
 
@@ -311,7 +311,7 @@ def estimate(
     interval = constants.interval.get(graph.meta.mode) or constants.interval["default"]
     widen = 0.5 * (1.0 - coverage.time)  # what has no formula is known to about a factor of e^0.5
     widen += _beyond_calibration(constants, threads, graph.meta.dtype)
-    if bounds[-1] == PAGE_FAULTS and total > 0.0:
+    if fresh is not None and total > 0.0:
         widen += _FRESH * float(parts[:, -1].sum()) * scale / total
     return Estimate(
         lowered=fused.lowered,

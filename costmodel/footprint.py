@@ -365,8 +365,13 @@ def _held(lowered: Lowered, runtime: Runtime) -> list[Held]:
         blocks = blocks_of(lowered)
         return [caching_allocator(blocks.events(_STEPS), blocks.size, CACHING, 0)]
     blocks, event = _malloc_events(lowered, _STEPS)
-    beside = _BESIDE if lowered.graph.meta.mode == "train" else 0.0
+    beside = _beside(lowered)
     return [glibc_malloc(*_with_objects(blocks, event, beside, throw), STEP_MALLOC) for throw in range(_THROWS)]
+
+
+def _beside(lowered: Lowered) -> float:
+    """Share of tensors that an object of autograd outlives."""
+    return _BESIDE if lowered.graph.meta.mode == "train" else 0.0
 
 
 def _malloc_events(lowered: Lowered, steps: int) -> tuple[Blocks, I8]:
@@ -380,17 +385,17 @@ def fresh_bytes(lowered: Lowered) -> F8:
     it maps anew for large blocks, and takes again of a heap that it had trimmed; in the mean of steps and throws."""
     n = len(lowered.graph)
     blocks, event = _malloc_events(lowered, _MANY)
-    train = lowered.graph.meta.mode == "train"  # without the objects of autograd all throws are one
-    throws = _FEW_THROWS if train else 1
+    beside = _beside(lowered)
+    throws = _FEW_THROWS if beside else 1  # without objects that come and go all throws are one
     found = np.zeros(n)
     for throw in range(throws):
-        events, size = _with_objects(blocks, event, _BESIDE if train else 0.0, throw, _MANY)
+        events, size = _with_objects(blocks, event, beside, throw, _MANY)
         grown = np.maximum(np.diff(glibc_malloc(events, size, STEP_MALLOC).resident), 0)
         made = np.flatnonzero((events > 0) & (events <= len(blocks.size)))
         made = made[blocks.birth[events[made] - 1] >= 0]
         # of each block, which is made once a step: the steps after those in which the heap grows
         later = made[np.argsort(events[made], kind="stable")].reshape(-1, _MANY)[:, _STEPS:].ravel()
-        found += np.bincount(blocks.birth[events[later] - 1], weights=grown[later], minlength=n)[:n]
+        found += np.bincount(blocks.birth[events[later] - 1], weights=grown[later], minlength=n)
     return found / (throws * (_MANY - _STEPS))
 
 

@@ -18,6 +18,8 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .core.allocator import PAGE
+
 __all__ = ["fma_flops_per_s", "page_fault_s", "read_bytes_per_s", "write_bytes_per_s"]
 
 _ACCUMULATORS = 12  # more than latency x pipes of any core (4 x 2), fewer than its vector registers
@@ -177,4 +179,4 @@ def page_fault_s(seconds: float = 0.6, size: int = 64 << 20) -> float:
         del words
         memory.close()
         taken.append((given - began) - (written - given) + (clock() - written))
-    return max(float(np.quantile(taken, _QUANTILE)) * 4096 / size, 1e-9)
+    return max(float(np.quantile(taken, _QUANTILE)) * PAGE / size, 1e-9)

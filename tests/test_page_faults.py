@@ -96,6 +96,14 @@ def test_the_report_says_what_faults_cost_and_how_to_avoid_them(graph: OpGraph, 
     assert "of it, page faults" not in dict(headline(estimate(graph, device, allocator="pinned")))
 
 
+def test_a_calibration_that_did_not_measure_pages_says_so(graph: OpGraph) -> None:
+    """Of Zen 4, calibrated before pages were; guesses and fits to whole runs need no such line."""
+    zen4, pi = load_device("epyc-zen4-vm-2c"), load_device("raspberry-pi-4b")
+    assert "not priced" in dict(headline(estimate(graph, zen4)))["of it, page faults"]
+    assert "of it, page faults" not in dict(headline(estimate(graph, zen4, allocator="pinned")))
+    assert "of it, page faults" not in dict(headline(estimate(graph, pi)))
+
+
 def test_the_latency_hangs_on_the_cost_of_a_page(graph: OpGraph, device: Device) -> None:
     def elasticity(allocator: str) -> float:
         place = "runtime.torch-eager.page_fault_s"

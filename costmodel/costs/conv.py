@@ -14,7 +14,7 @@ from collections.abc import Callable
 from math import prod
 from typing import NamedTuple
 
-from .conv_workspace import backward_workspace, by_position, forward_workspace
+from .conv_workspace import backward_weights, backward_workspace, by_position, forward_workspace
 from .layout import ceil_to
 from .matmul import gemm_terms, padded_flops
 from .spec import Cost, OpSpec
@@ -307,13 +307,13 @@ def convolution_backward(op: OpSpec) -> Cost:
     to_x, to_w, to_b = (bool(v) for v in op.attr("output_mask", [True, True, True]))
     passes = to_x + to_w
     backward_kind = f"{kind}_backward"
-    if g.depthwise and kind.startswith("conv_depthwise"):
-        backward_kind += f"_k{max(g.kernel)}"
     terms = {key: passes * value for key, value in _terms(g, kind, False).items()}
     if g.depthwise and kind.startswith("conv_depthwise"):
-        # where oneDNN has no kernel for the weight's gradient, a GEMM for each channel of each image
-        alone = max(g.kernel) > 3 or any(side < taps for side, taps in zip(g.inside, g.kernel))
-        terms["images"] = float(g.batch * g.co) if to_w and alone else 0.0
+        backward_kind += f"_k{max(g.kernel)}"
+        # without a kernel for the weight's gradient (nor has a map that one covers), a GEMM for each channel and image
+        covered = any(side < taps for side, taps in zip(g.inside, g.kernel))
+        by_image = to_w and (covered or backward_weights(g).name == "gemm")
+        terms["images"] = float(g.batch * g.co) if by_image else 0.0
     if to_b:
         terms["bias"] = float(g.pixels * g.co)
     return Cost(

@@ -106,7 +106,11 @@ def headline(estimate: Estimate) -> list[tuple[str, str]]:
 
 
 def page_faults(estimate: Estimate) -> str:
-    """What giving memory back and taking it again costs, where that is more than a hundredth of the step."""
+    """What giving memory back and taking it again costs, where that is more than a hundredth of the step; that it is
+    not known, where a calibration timed ops with memory kept and did not measure it."""
+    runtime = estimate.device.runtime[estimate.runtime]
+    if estimate.allocator == "default" and runtime.fit and runtime.page_fault_s is None:
+        return "not priced: the profile has no page_fault_s, and its ops were timed with memory kept; calibrate again"
     faults_s, whole = estimate.page_faults_s, estimate.latency_s.point
     if estimate.fresh is None or faults_s < 0.01 * whole:
         return ""
