@@ -15,6 +15,7 @@ from .blocks import (
     AFTER,
     BEFORE,
     IS_FREE,
+    LEAD,
     LENGTH,
     NONE,
     discard,
@@ -270,9 +271,10 @@ def glibc_malloc(event: I8, size: I8, rules: Malloc) -> Held:
     # What the last chunk left of a free one: listed before the next search, because until then its neighbour, the end
     # of what was aligned, has mostly merged with it.
     left = NONE
-    # What aligning leaves behind a chunk is a small one until the next large request or free, which is most often the
-    # next event: so many bytes of `left`, or of the top where there is none, are it; it has a row only if asked for.
-    spare = 0
+    # What aligning leaves before and behind a chunk are small ones until the next large request or free, which is most
+    # often the next event, so they have rows only if asked for: the `LEAD` of `led` before it, and behind it `spare`
+    # bytes of `left`, or of the top where there is none.
+    led, spare = NONE, 0
     mapped, mapped_resident, next_map = np.int64(0), np.int64(0), np.int64(1) << 46
     mmap_threshold = rules.mmap_threshold
     row_of, where = np.full(size.shape[0], NONE), np.full(size.shape[0], NONE)
@@ -280,10 +282,13 @@ def glibc_malloc(event: I8, size: I8, rules: Malloc) -> Held:
     reserved, resident = np.zeros(e + 1, np.int64), np.zeros(e + 1, np.int64)
     for i in range(e):
         b = abs(event[i]) - 1
-        if spare > 0 and size[b] != 0 and map_of[b] == 0:
+        if (led != NONE or spare > 0) and size[b] != 0 and map_of[b] == 0:
             if not _empties_fast(block, size[b], event[i], row_of[b], rules.alignment):
-                left = _small_of_spare(block, number, state, fast, left, spare)
-            spare = 0
+                if led != NONE:
+                    _small_of_lead(block, number, state, fast, led)
+                if spare > 0:
+                    left = _small_of_spare(block, number, state, fast, left, spare)
+            led, spare = NONE, 0
         if size[b] == SMALL:
             if event[i] > 0:
                 row_of[b] = _take_small(state, fast)
@@ -320,7 +325,7 @@ def glibc_malloc(event: I8, size: I8, rules: Malloc) -> Held:
             else:
                 if s == NONE:
                     s = _cut_top(block, number, state, need, rules.top_pad)
-                    s = _lead_off(block, number, state, fast, s, rules.alignment)
+                    led = _lead_off(block, s, rules.alignment)
                     spare = block[s, LENGTH] - chunk
                     if spare > 32:
                         block[s, LENGTH] = chunk
@@ -329,13 +334,14 @@ def glibc_malloc(event: I8, size: I8, rules: Malloc) -> Held:
                         spare = 0
                 elif block[s, LENGTH] >= need + 32:
                     whole = block[s, LENGTH]
-                    s = _lead_off(block, number, state, fast, s, rules.alignment)
+                    led = _lead_off(block, s, rules.alignment)
                     spare = need - (whole - block[s, LENGTH]) - chunk
                     spare = spare if spare > 32 else 0
                     left = split(block, number, s, chunk if spare > 0 else block[s, LENGTH] - (whole - need))
                     mark_free(block, left)
                 else:
-                    s = _lead_off(block, number, state, fast, s, rules.alignment)
+                    if _lead_off(block, s, rules.alignment) != NONE:
+                        _small_of_lead(block, number, state, fast, s)
                     _rest_off(block, head, number, state, fast, s, chunk)
                 row_of[b] = s
                 where[b] = block[s, ADDRESS] + 16
@@ -372,17 +378,25 @@ def _small_of_spare(block: I8, number: I8, state: I8, fast: I8, left: int, spare
 
 
 @njit(cache=True, inline="always")
-def _lead_off(block: I8, number: I8, state: I8, fast: I8, s: int, alignment: int) -> int:
-    """What is before the first aligned address of a chunk is given back; returns the row of the rest."""
+def _lead_off(block: I8, s: int, alignment: int) -> int:
+    """What is before the first aligned address of a chunk becomes its lead; returns the chunk, `NONE` if nothing is."""
     lead = -(block[s, ADDRESS] + 16) & (alignment - 1)
     if lead == 0:
-        return s
+        return NONE
     if lead < 32:  # no chunk is that short
         lead += alignment
-    rest = split(block, number, s, lead)
-    _move_last(state, s, rest)
-    _put_small(state, fast, s)
-    return rest
+    block[s, ADDRESS] += lead
+    block[s, LENGTH] -= lead
+    block[s, LEAD] = lead
+    return s
+
+
+@njit(cache=True, inline="always")
+def _small_of_lead(block: I8, number: I8, state: I8, fast: I8, s: int) -> None:
+    """The lead of a chunk gets a row, as a small chunk."""
+    lead = block[s, LEAD]
+    block[s, LEAD] = 0
+    _put_small(state, fast, make_block(block, number, block[s, ADDRESS] - lead, lead, block[s, BEFORE], s))
 
 
 @njit(cache=True, inline="always")

@@ -9,7 +9,8 @@ operations, more than all else here.
 
 * ``block`` (m, 8): a row a block, columns `ADDRESS`, `LENGTH`, `BEFORE` and `AFTER` (rows of the neighbours, `NONE` at
   an end of a segment), `IS_FREE`, the links of its class's list, and the class, `NONE` for a free block that is in no
-  list; eight, so that a row is a cache line.
+  list; eight, so that a row is a cache line. A block that somebody has is in no list: its first link is `LEAD`, bytes
+  before it that are free, too few to be picked and without a row; what is before them is never free.
 * ``head`` (1664,): the first block of each class, `NONE` if it has none.
 * ``number`` (56,): rows ever used, the first of the chain of emptied rows (linked by `AFTER`), the shortest length that
   can be picked, the bitmap of powers, and those of the classes of each power.
@@ -23,13 +24,14 @@ from numba import njit
 from .table import I4, I8
 
 __all__ = [
-    "ADDRESS", "AFTER", "BEFORE", "IS_FREE", "LENGTH", "NONE",
+    "ADDRESS", "AFTER", "BEFORE", "IS_FREE", "LEAD", "LENGTH", "NONE",
     "discard", "free_segments", "list_free", "make_block", "mark_free", "merge_free", "new_blocks", "pick", "put_free",
     "split", "take_free",
 ]  # fmt: skip
 
 NONE = -1
 ADDRESS, LENGTH, BEFORE, AFTER, IS_FREE, _NEXT, _PREVIOUS, _CLASS = range(8)
+LEAD = _NEXT
 _USED, _EMPTIED, _LEAST, _POWERS, _CLASSES = range(5)
 _MOST_POWER = 52
 # A float64: 52 bits of mantissa below an exponent with this bias.
@@ -56,7 +58,7 @@ def make_block(block: I8, number: I8, address: int, length: int, before: int, af
         number[_USED] += 1
     block[b, ADDRESS], block[b, LENGTH] = address, length
     block[b, BEFORE], block[b, AFTER] = before, after
-    block[b, IS_FREE] = 0
+    block[b, IS_FREE], block[b, LEAD] = 0, 0
     if before != NONE:
         block[before, AFTER] = b
     if after != NONE:
@@ -81,8 +83,12 @@ def split(block: I8, number: I8, b: int, length: int) -> int:
 
 @njit(cache=True, inline="always")
 def merge_free(block: I8, head: I4, number: I8, b: int) -> None:
-    """Grow a block over its free neighbours."""
+    """Grow a block over its lead, its free neighbours and the lead of the next one."""
     p, q = block[b, BEFORE], block[b, AFTER]
+    lead = block[b, LEAD]
+    block[b, ADDRESS] -= lead
+    block[b, LENGTH] += lead
+    block[b, LEAD] = 0
     if p != NONE and block[p, IS_FREE]:
         take_free(block, head, number, p)
         block[b, ADDRESS] = block[p, ADDRESS]
@@ -91,13 +97,18 @@ def merge_free(block: I8, head: I4, number: I8, b: int) -> None:
         if block[p, BEFORE] != NONE:
             block[block[p, BEFORE], AFTER] = b
         discard(block, number, p)
-    if q != NONE and block[q, IS_FREE]:
+    if q == NONE:
+        return
+    if block[q, IS_FREE]:
         take_free(block, head, number, q)
         block[b, LENGTH] += block[q, LENGTH]
         block[b, AFTER] = block[q, AFTER]
         if block[q, AFTER] != NONE:
             block[block[q, AFTER], BEFORE] = b
         discard(block, number, q)
+    else:
+        block[b, LENGTH] += block[q, LEAD]
+        block[q, LEAD] = 0
 
 
 @njit(cache=True, inline="always")
@@ -157,11 +168,10 @@ def list_free(block: I8, head: I4, number: I8, b: int) -> None:
 @njit(cache=True, inline="always")
 def take_free(block: I8, head: I4, number: I8, b: int) -> None:
     """Take a block from the free ones."""
-    block[b, IS_FREE] = 0
-    c = block[b, _CLASS]
+    c, before, after = block[b, _CLASS], block[b, _PREVIOUS], block[b, _NEXT]
+    block[b, IS_FREE], block[b, LEAD] = 0, 0
     if c == NONE:
         return
-    before, after = block[b, _PREVIOUS], block[b, _NEXT]
     if after != NONE:
         block[after, _PREVIOUS] = before
     if before != NONE:
