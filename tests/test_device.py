@@ -193,6 +193,12 @@ def test_an_unknown_device_lists_near_names() -> None:
     assert "raspberry-pi-4b" in str(caught.value)
 
 
+@pytest.mark.parametrize(("given", "meant"), [("pi4", "raspberry-pi-4b"), ("Orin NX", "jetson-orin-nx")])
+def test_a_short_name_finds_the_device_that_contains_it(given: str, meant: str) -> None:
+    with pytest.raises(UnknownName, match=rf"did you mean .*{meant}"):
+        load_device(given)
+
+
 def test_the_users_profile_comes_first() -> None:
     folder = user_profiles()
     folder.mkdir(parents=True)

@@ -211,6 +211,11 @@ def test_what_cannot_be_rebuilt_says_why(source: str | None, name: str, reason: 
         resolve_alias(name, source)
 
 
+def test_a_word_that_is_no_family_is_told_how_to_be_searched_for() -> None:
+    with pytest.raises(UnknownName, match=r"there are own, .*costmodel models --search conv"):
+        available(["conv"])
+
+
 def test_unknown_aliases_and_sources_list_near_names() -> None:
     with pytest.raises(UnknownName, match="mobilenet_v3"):
         resolve_alias("mobilenet_v4", "ncnn")

@@ -102,6 +102,7 @@ def test_a_calibration_that_did_not_measure_pages_says_so(graph: OpGraph) -> Non
     assert "not priced" in dict(headline(estimate(graph, zen4)))["of it, page faults"]
     assert "of it, page faults" not in dict(headline(estimate(graph, zen4, allocator="pinned")))
     assert "of it, page faults" not in dict(headline(estimate(graph, pi)))
+    assert "changes nothing" in dict(headline(estimate(graph, pi, allocator="pinned")))["of it, page faults"]
 
 
 def test_the_latency_hangs_on_the_cost_of_a_page(graph: OpGraph, device: Device) -> None:

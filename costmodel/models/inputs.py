@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..errors import CostmodelError, UnknownName
+from ..errors import CostmodelError, UnknownName, near_names
 from .step import MODES
 
 __all__ = ["DTYPES", "Loaded", "Wanted", "image", "make_on", "parse_size", "refuse", "token_ids", "unknown"]
@@ -184,9 +184,7 @@ def refuse(spec: str, wanted: Wanted, **not_taken: str) -> None:
 
 def unknown(what: str, given: str, names: Iterable[str], family: str) -> NoReturn:
     """Raise `UnknownName` with the near names, and no more than a handful if none is near."""
-    from difflib import get_close_matches
-
     known = list(names)
-    near = get_close_matches(given, known, n=4, cutoff=0.5) or known[:8]
-    hint = f"({len(known)} in all: costmodel models {family})" if len(known) > len(near) else ""
+    near = near_names(given, known) or known[:8]
+    hint = f"({len(known)} in all: {f'costmodel models {family}'.rstrip()})" if len(known) > len(near) else ""
     raise UnknownName(what, given, near, hint=hint)

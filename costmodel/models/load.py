@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..errors import CostmodelError, MissingExtra
+from ..errors import CostmodelError, MissingExtra, UnknownName
 from .inputs import Loaded, Wanted, unknown
 
 __all__ = ["FAMILIES", "architectures", "available", "load_model"]
@@ -82,7 +82,12 @@ def available(families: Iterable[str] | None = None) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for family in FAMILIES if families is None else families:
         if family not in FAMILIES:
-            unknown("family of models", family, FAMILIES, "")
+            raise UnknownName(
+                "family of models",
+                family,
+                FAMILIES,
+                hint=f"(names that contain it: costmodel models --search {family})",
+            )
         try:
             found[family] = sorted(import_module(f".{FAMILIES[family]}", __package__).names())
         except MissingExtra:

@@ -107,8 +107,11 @@ def headline(estimate: Estimate) -> list[tuple[str, str]]:
 
 def page_faults(estimate: Estimate) -> str:
     """What giving memory back and taking it again costs, where that is more than a hundredth of the step; that it is
-    not known, where a calibration timed ops with memory kept and did not measure it."""
+    not known, where a calibration timed ops with memory kept and did not measure it; that ``pinned`` has no effect.
+    """
     runtime = estimate.device.runtime[estimate.runtime]
+    if estimate.allocator == "pinned" and runtime.page_fault_s is None and not runtime.fit:
+        return "no part of this estimate: the profile has no page_fault_s, so that --allocator pinned changes nothing"
     if estimate.allocator == "default" and runtime.fit and runtime.page_fault_s is None:
         return "not priced: the profile has no page_fault_s, and its ops were timed with memory kept; calibrate again"
     faults_s, whole = estimate.page_faults_s, estimate.latency_s.point
