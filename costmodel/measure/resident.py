@@ -121,7 +121,7 @@ class Stage:
     Attributes:
         rss: resident; `anonymous` of it is the process's own, `file` is mapped from files (libraries).
         peak: the most that was resident so far (VmHWM).
-        heap, mapped: what malloc's main arena and its mappings hold.
+        heap, mapped: what malloc's main arena and its mappings hold; `free` of the heap is nobody's.
     """
 
     rss: int
@@ -130,6 +130,12 @@ class Stage:
     peak: int
     heap: int
     mapped: int
+    free: int = 0
+
+    @property
+    def beside(self) -> int:
+        """Resident bytes that malloc does not hold."""
+        return self.rss - self.heap - self.mapped
 
 
 class Mapped(NamedTuple):
@@ -215,12 +221,11 @@ def _now() -> Stage:
     def kib(key: str) -> int:
         return int(fields[key][0]) * 1024
 
-    heap, mapped = _malloc_bytes()
-    return Stage(kib("VmRSS"), kib("RssAnon"), kib("RssFile"), kib("VmHWM"), heap, mapped)
+    return Stage(kib("VmRSS"), kib("RssAnon"), kib("RssFile"), kib("VmHWM"), *_malloc_bytes())
 
 
-def _malloc_bytes() -> tuple[int, int]:
-    """Bytes of malloc's main arena and of its mappings; zeros where the C library does not say."""
+def _malloc_bytes() -> tuple[int, int, int]:
+    """Bytes of malloc's main arena, of its mappings, and free in the arena; zeros where the C library does not say."""
     import ctypes
 
     names = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
@@ -228,10 +233,10 @@ def _malloc_bytes() -> tuple[int, int]:
     try:
         mallinfo2 = ctypes.CDLL(None).mallinfo2
     except (AttributeError, OSError):
-        return 0, 0
+        return 0, 0, 0
     mallinfo2.restype = info_type
     info = mallinfo2()
-    return int(info.arena), int(info.hblkhd)
+    return int(info.arena), int(info.hblkhd), int(info.fordblks)
 
 
 def _owned() -> dict[str, int]:

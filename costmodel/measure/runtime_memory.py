@@ -14,6 +14,7 @@ from ..core.table import F8
 from ..device import Device, Interval, Number
 from ..errors import CostmodelError
 from ..estimate import Estimate, estimate
+from ..graph import OpGraph
 from .memory_runs import add_run, read_runs
 from .resident import OTHER_FILES, MemoryJob, Resident, measure_rss
 
@@ -97,8 +98,9 @@ def measure_runtime_memory(
 
 
 def with_runtime_memory(device: Device, name: str, runs: Mapping[MemoryJob, Sequence[Resident]]) -> Device:
-    """`device` with `resident_bytes` of runtime `name` fitted to fresh processes, by least absolute relative deviations
-    of their peaks from what malloc is simulated to hold, and the interval of what is left of them."""
+    """`device` with `resident_bytes` of runtime `name` fitted to fresh processes, by least absolute deviations relative
+    to their peaks of what they had resident beside tensors; and the interval of peaks with what malloc is simulated to
+    hold of those."""
     from ..footprint import runtime_parts
 
     runtime = device.runtime[name]
@@ -108,7 +110,9 @@ def with_runtime_memory(device: Device, name: str, runs: Mapping[MemoryJob, Sequ
     found = [largest_of(job, bare, name) for job in runs]
     tensors = np.array([float(f.footprint.peak_rss - f.footprint.resident["runtime"]) for f in found])
     parts = [runtime_parts(f.graph) for f in found]
-    own = _fitted(parts, peak - tensors, peak)
+    each = zip(found, runs.values())
+    beside = [float(np.median([_beside_tensors(run, f.graph) for run in of_job])) for f, of_job in each]
+    own = _fitted(parts, np.array(beside), peak)
     of_files = _fitted(parts, shared, peak)
     own.setdefault("default", min(own[p[0]] for p in parts))
     of_files.setdefault("default", min(of_files[p[0]] for p in parts))
@@ -132,12 +136,24 @@ def with_runtime_memory(device: Device, name: str, runs: Mapping[MemoryJob, Sequ
         }
     )
     said = (
-        f"peaks of fresh processes of {len(runs)} jobs ({sum(map(len, runs.values()))} runs) less what malloc is "
-        f"simulated to hold (costmodel.measure.runtime_memory); {_versions()}"
+        f"fresh processes of {len(runs)} jobs ({sum(map(len, runs.values()))} runs): resident when the model was made, "
+        f"less its tensors, and what steps added beside malloc (costmodel.measure.runtime_memory); {_versions()}"
     )
     return device.model_copy(
         update={"runtime": {**device.runtime, name: changed}, "sources": {**device.sources, key: said}}
     )
+
+
+def _beside_tensors(run: Resident, graph: OpGraph) -> int:
+    """Resident bytes of a process that are no tensor's and that no tensor can have: when the model is made, all but its
+    weights, its inputs and what malloc has free; and what comes in beside malloc (code, its data) while steps run.
+
+    Measured this way and not as what is left of the peak, which has in it by how much the simulated heap is off.
+    """
+    loaded, steady = run.stages["loaded"], run.stages["steady"]
+    made = zip(graph.storage_bytes, graph.storage_birth, graph.storage_role)
+    tensors = sum(size for size, birth, role in made if birth < 0 and role not in ("gradient", "optimizer_state"))
+    return loaded.rss - loaded.free - tensors + steady.beside - loaded.beside
 
 
 def _shared_files(runs: Iterable[Sequence[Resident]]) -> dict[str, float]:
