@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from costmodel.errors import CostmodelError
 from costmodel.tasks import pool, result, ssm
 from costmodel.tasks.result import NotKept, TaskResult, only_kept
 
@@ -111,6 +113,27 @@ def test_bf16_is_evaluated_by_the_numbers_of_a_bf16_matmul() -> None:
     torch.testing.assert_close(after, before, rtol=2**-7, atol=2**-7)
     exact = nn.functional.linear(x.double(), plain[0].weight.double(), plain[0].bias.double())
     torch.testing.assert_close(plain[0](x).double(), exact, rtol=2**-8, atol=1e-6)
+
+
+def test_what_else_there_is_to_do_of_an_arm_is_done_before_its_points(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake, said = Family(), []
+    monkeypatch.setattr(pool, "family_of", lambda _name: fake)
+    monkeypatch.setattr(pool, "ProcessPoolExecutor", lambda most, **_: ThreadPoolExecutor(most))
+    grid = [("full", 0), ("bias", 0), ("full", 1)]
+    done: list[str] = []
+    pool.run_grid("irb", grid, "demo", processes=2, first=done.append, report=lambda _n, what: said.append(what))
+    assert done == ["full", "bias"]
+    assert said[:3] == ["tracing full", "tracing bias", "irb full seed 0"]
+
+    def fails(arm: str) -> None:
+        raise CostmodelError(f"{arm} cannot be traced")
+
+    fake.ran.clear()
+    with pytest.raises(CostmodelError, match="full cannot be traced"):
+        pool.run_grid("irb", [("full", 2), ("full", 3)], "demo", processes=2, first=fails)
+    assert ("full", 3) not in fake.ran
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from ..device import Device
@@ -72,7 +73,14 @@ def family_points(
     results = (
         committed(name, budget)
         if kept_only
-        else run_grid(name, grid, budget, processes=processes, report=lambda done, what: report(done, total, what))
+        else run_grid(
+            name,
+            grid,
+            budget,
+            processes=processes,
+            first=partial(_priced, name, tuple(devices), threads),
+            report=lambda done, what: report(done, total, what),
+        )
     )
     accuracies: list[Source] = []
     if keep and not kept_only:
@@ -90,6 +98,13 @@ def family_points(
         behind = accuracies or [source_of(kept_file(r), f"accuracy, seed {r.seed}") for r in of_arm]
         points += [_point(name, mean, of_arm[0], graph, device, threads, behind) for device in devices]
     return points, results
+
+
+def _priced(name: str, devices: tuple[Device, ...], threads: int | None, arm: str) -> None:
+    """Trace an arm and price it: the trace is kept, and so is what numba compiles for it."""
+    graph = arm_trace(name, arm)
+    for device in devices:
+        estimate(graph, device, threads=min(threads or 1, device.cores))
 
 
 def _point(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from multiprocessing import get_context
+from typing import Any, cast
 
 import torch
 
@@ -25,6 +26,7 @@ def run_grid(
     budget: Budget,
     *,
     processes: int | None = None,
+    first: Callable[[str], object] | None = None,
     report: Callable[[int, str], None] = lambda _done, _what: None,
 ) -> list[TaskResult]:
     """The result of each (arm, seed) of a family's grid, in its order: kept ones are read, the rest is run.
@@ -34,6 +36,8 @@ def run_grid(
         grid: points; begun in this order, so that a run cut short has whole fronts.
         budget: size of the grid.
         processes: at a time, one thread each; None: one a core. With one, points are run in this process.
+        first: what else there is to do of each arm (and can be pickled); where points are run in processes of their
+            own it is done there before them, so that what fails does so in the first minute.
         report: called with how many results there are and what is next.
     """
     found: dict[tuple[str, int], TaskResult] = {}
@@ -46,7 +50,7 @@ def run_grid(
     missing = [point for point in grid if point not in found]
     most = min(processes or _cores(), len(missing))
     if most > 1:
-        _in_processes(name, missing, budget, most, found, report)
+        _in_processes(name, missing, budget, most, found, first, report)
     else:
         with _one_thread():
             for arm, seed in missing:
@@ -61,22 +65,32 @@ def _in_processes(
     budget: Budget,
     most: int,
     found: dict[tuple[str, int], TaskResult],
+    first: Callable[[str], object] | None,
     report: Callable[[int, str], None],
 ) -> None:
     """Adds to `found`; a point that fails stops the rest, and what was made is kept."""
     # a forked child of a process that has run torch may hang
     pool = ProcessPoolExecutor(most, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
-    waiting = list(missing)
-    running: dict[Future[TaskResult], tuple[str, int]] = {}
+    arms = list(dict.fromkeys(arm for arm, _ in missing)) if first else []
+    waiting: list[tuple[str, int | None]] = [*((arm, None) for arm in arms), *missing]
+    running: dict[Future[Any], tuple[str, int | None]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < most:
-                arm, seed = point = waiting.pop(0)
-                report(len(found), f"{name} {arm} seed {seed}")
-                running[pool.submit(_run, name, arm, seed, budget)] = point
+                arm, seed = job = waiting.pop(0)
+                if seed is None:
+                    report(len(found), f"tracing {arm}")
+                    running[pool.submit(cast("Callable[[str], object]", first), arm)] = job
+                else:
+                    report(len(found), f"{name} {arm} seed {seed}")
+                    running[pool.submit(_run, name, arm, seed, budget)] = job
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                found[running.pop(future)] = future.result()
+                arm, seed = running.pop(future)
+                if seed is None:
+                    future.result()
+                else:
+                    found[arm, seed] = future.result()
     finally:
         pool.shutdown(cancel_futures=True)
 
