@@ -80,7 +80,10 @@ def variants() -> tuple[Variant, ...]:
         Variant(
             "all data from DRAM", distances=lambda lowered: {"distance": np.full_like(lowered.table.use_bytes, _FAR)}
         ),
-        Variant("without the factor of the whole", fit=lambda fit: fit.model_copy(update={"whole": {}})),
+        Variant(
+            "without the factor of the whole and the time between ops",
+            fit=lambda fit: fit.model_copy(update={"whole": {}, "between_s": {}}),
+        ),
     )
 
 
@@ -157,7 +160,7 @@ def ablate(
         with around:
             fit = base
             if variant.cost is not None and refit is not None:
-                fit = refit().model_copy(update={"whole": base.whole})
+                fit = refit().model_copy(update={"whole": base.whole, "between_s": base.between_s})
             one = _with_only(device, name, variant.fit(fit))
             rows += _rows(variant.name, measured, [_price(m.graph, one, name, threads, variant) for m in measured])
     one = _with_only(device, name, base)

@@ -354,7 +354,7 @@ def _with_once_only(device: Device, before: Device | None) -> Device | None:
 def _whole(
     device: Device, fit: Fit, source: str, seeds: int, threads: int, dtype: str, report: Progress
 ) -> tuple[Fit, tuple[tuple[str, float, float], ...]]:
-    """One factor a phase, on synthetic nets; then how near the nets are."""
+    """A factor and a time between ops for each phase, on synthetic nets; then how near the nets are."""
     from .estimate import estimate
     from .measure.job import Job
     from .measure.suite import Measured
@@ -367,14 +367,19 @@ def _whole(
         for seed, size in (*((s, None) for s in range(seeds)), (seeds, _SMALL))
     ]
     fitted = _with_fit(device, fit, source)
-    predicted, measured = [], []
+    predicted, measured, ops = [], [], []
     with Worker(threads) as first, Worker(threads) as second:
         for i, job in enumerate(jobs):
             report(78 + round(18 * i / len(jobs)), 100, f"net {job.name}")
-            priced = estimate(job.trace(), fitted, threads=threads, allocator=job.allocator)
-            predicted.append(priced.latency_s.point)
+            graph = job.trace()
+            ops.append(len(graph))
+            predicted.append(estimate(graph, fitted, threads=threads, allocator=job.allocator).latency_s.point)
             raw = first.run([job], seconds=0.7) + second.run([job], seconds=0.7)
             measured.append(Measured.of(raw).at_speed(fit.spin_s))
-    whole = fit_whole(np.array(predicted), np.array(measured), [job.mode for job in jobs])
-    nets = tuple((job.name, p * whole[job.mode], m) for job, p, m in zip(jobs, predicted, measured))
-    return fit.model_copy(update={"whole": whole}), nets
+    found = fit_whole(np.array(predicted), np.array(measured), np.array(ops), [job.mode for job in jobs])
+    whole, between_s = found
+    nets = tuple(
+        (job.name, p * whole[job.mode] + n * between_s[job.mode], m)
+        for job, p, n, m in zip(jobs, predicted, ops, measured)
+    )
+    return fit.model_copy(update={"whole": whole, "between_s": between_s}), nets

@@ -165,9 +165,10 @@ class Interval(_Strict):
 class Fit(_Strict):
     """A calibration for one thread count: what it was fitted on, and its constants by algorithm class.
 
-    `whole` is the factor of a model over the sum of its ops in a mode (prefill and decode are ``infer``),
-    `capacity_bytes` the effective size of each cache, by level, `spin_s` what the reference spin of `measure.latency`
-    takes at the speed of the machine that the constants are for.
+    Of a model in a mode (prefill and decode are ``infer``), `whole` is its factor over the sum of its ops, and
+    `between_s` what each op takes more than alone: modules and Python between ops. `capacity_bytes` is the effective
+    size of each cache, by level, `spin_s` what the reference spin of `measure.latency` takes at the speed of the
+    machine that the constants are for.
     """
 
     threads: int = Field(ge=1, le=1024)
@@ -181,6 +182,7 @@ class Fit(_Strict):
     noise: NonNegative | None = None
     spin_s: Positive | None = None
     whole: dict[str, Positive] = {}
+    between_s: dict[str, NonNegative] = {}
     capacity_bytes: dict[str, Positive] = {}
     kinds: dict[str, KindFit] = {}
 

@@ -443,7 +443,7 @@ def _apply_fit(
     mode = lowered.graph.meta.mode
     whole = fit.whole.get(mode, fit.whole.get("infer", 1.0))
     rates.overlap[k] = 0.0
-    rates.overhead_s[k] = whole * constants.overhead_s
+    rates.overhead_s[k] = whole * constants.overhead_s + fit.between_s.get(mode, fit.between_s.get("infer", 0.0))
     # a calibration for another thread count: what is computed divides, what is overhead does not
     split = whole * fit.threads / lowered.threads
     for i, (of, term) in enumerate(lowered.terms):

@@ -146,9 +146,23 @@ def test_a_factor_a_mode_is_found() -> None:
     predicted = rng.uniform(1, 5, 12)
     modes = ["infer", "train"] * 6
     true = np.where(np.array(modes) == "infer", 1.05, 0.95)
-    assert fit_whole(predicted, true * predicted, modes) == pytest.approx({"infer": 1.05, "train": 0.95}, rel=0.01)
-    hidden = fit_whole(predicted, 3.0 * predicted, modes)
+    ops = np.full(12, 100.0)
+    found, between = fit_whole(predicted, true * predicted, ops, modes)
+    assert found == pytest.approx({"infer": 1.05, "train": 0.95}, rel=0.01)
+    assert between == {"infer": 0.0, "train": 0.0}
+    hidden, between = fit_whole(predicted, 3.0 * predicted, ops, modes)
     assert hidden == {"infer": 1.15, "train": 1.15}, "what the model has no room for is not hidden in a constant"
+    assert max(between.values()) <= 15e-6
+
+
+def test_a_time_between_ops_is_told_from_a_factor_by_nets_of_small_ops() -> None:
+    rng = np.random.default_rng(1)
+    ops = np.array([150.0, 200.0, 180.0] * 3)
+    predicted = ops * np.array([12e-6] * 3 + [200e-6] * 3 + [900e-6] * 3)
+    measured = (1.04 * predicted + 6e-6 * ops) * np.exp(rng.normal(0.0, 0.02, 9))
+    whole, between = fit_whole(predicted, measured, ops, ["infer"] * 9)
+    assert whole["infer"] == pytest.approx(1.04, abs=0.04)
+    assert between["infer"] == pytest.approx(6e-6, abs=1.5e-6)
 
 
 def test_a_slow_state_of_the_machine_is_taken_out_of_its_points(made: list[dict[str, Any]]) -> None:

@@ -126,6 +126,8 @@ def cached(key: str, compute: Callable[[], TaskResult]) -> TaskResult:
         return replace(_read(file.read_bytes(), file), key=key)
     if key in (shelf := _committed_by_key()):
         return shelf[key]
+    if (wide := _wide(key)) in shelf:  # the same run
+        return replace(shelf[wide], budget="quick", key=key)
     if _LOOKING.get():
         raise NotKept(key)
     result = replace(compute(), key=key)
@@ -135,7 +137,12 @@ def cached(key: str, compute: Callable[[], TaskResult]) -> TaskResult:
 
 def widened(quick: TaskResult) -> TaskResult:
     """A result of the quick recipe as a point of the wide grid."""
-    return cached(f"{quick.key}-wide", lambda: replace(quick, budget="wide"))
+    return cached(_wide(quick.key), lambda: replace(quick, budget="wide"))
+
+
+def _wide(key: str) -> str:
+    """The key of a quick result as a point of the wide grid."""
+    return f"{key}-wide"
 
 
 @contextmanager
