@@ -376,8 +376,8 @@ def _whole(
             predicted.append(estimate(graph, fitted, threads=threads, allocator=job.allocator).latency_s.point)
             raw = first.run([job], seconds=0.7) + second.run([job], seconds=0.7)
             measured.append(Measured.of(raw).at_speed(fit.spin_s))
-    found = fit_whole(np.array(predicted), np.array(measured), np.array(ops), [job.mode for job in jobs])
-    whole, between_s = found
+    modes = [job.mode for job in jobs]
+    whole, between_s = fit_whole(np.array(predicted), np.array(measured), np.array(ops), modes)
     nets = tuple(
         (job.name, p * whole[job.mode] + n * between_s[job.mode], m)
         for job, p, n, m in zip(jobs, predicted, ops, measured)

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from costmodel.capture import capture
-from costmodel.core.allocator import MALLOC, PINNED_MALLOC
+from costmodel.core.allocator import MALLOC, PINNED_MALLOC, SMALL
 from costmodel.device import load_device
 from costmodel.errors import CaptureError, CostmodelError
 from costmodel.estimate import estimate
 from costmodel.footprint import (
+    _with_objects,
     addresses,
     blocks_of,
     fits_in,
@@ -50,6 +51,14 @@ def traced(batch: int = 4, **options: Any) -> Lowered:
 @pytest.fixture(scope="module", params=["sgd", "adamw"])
 def training(request: pytest.FixtureRequest) -> Lowered:
     return traced(mode="train", optimizer=request.param)
+
+
+def test_a_quarter_of_the_objects_that_stay_has_a_place_of_its_own(training: Lowered) -> None:
+    blocks = blocks_of(training)
+    assert blocks.stay.sum() > 5
+    with_them = [_with_objects(blocks, blocks.events(3), 0.0, throw)[1] for throw in range(200)]
+    apart = np.mean([(size == SMALL).sum() for size in with_them])
+    assert apart == pytest.approx(0.25 * blocks.stay.sum(), rel=0.15)
 
 
 @pytest.mark.parametrize("runtime", [CPU, GPU], ids=["cpu", "gpu"])

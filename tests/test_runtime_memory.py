@@ -102,6 +102,19 @@ def test_shared_files_are_kept_and_read_and_shown(tmp_path: Path) -> None:
     assert "of which shared with other processes: 96.0 MiB of library files (the largest are libtorch_cpu.so" in said
 
 
+def test_what_lies_beside_tensors_is_neither_a_tensor_nor_what_malloc_has_free() -> None:
+    job, mib = MemoryJob("mlp-small", batch=2), 1 << 20
+    loaded = Stage(500 * mib, 400 * mib, 100 * mib, 510 * mib, heap=150 * mib, mapped=50 * mib, free=40 * mib)
+    steady = Stage(620 * mib, 510 * mib, 110 * mib, 700 * mib, heap=240 * mib, mapped=60 * mib, free=90 * mib)
+    stages = {"start": loaded, "imported": loaded, "loaded": loaded, "first": steady, "steady": steady}
+    fitted = with_runtime_memory(detect(), "torch-eager", {job: [Resident(stages, 500 * mib, 100 * mib)]})
+    graph = largest_of(job, fitted, "torch-eager").graph
+    made = sum(size for size, birth in zip(graph.storage_bytes, graph.storage_birth) if birth < 0)
+    assert made > 0
+    expected = 500 * mib - 40 * mib - made + (320 - 300) * mib
+    assert fitted.runtime["torch-eager"].resident_bytes["default"].value == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.slow
 def test_fresh_processes_are_measured_once(tmp_path: Path) -> None:
     into, job = tmp_path / "memory.jsonl", MemoryJob("mlp-small", batch=2)

@@ -9,8 +9,9 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -71,26 +72,25 @@ def _in_processes(
     """Adds to `found`; a point that fails stops the rest, and what was made is kept."""
     # a forked child of a process that has run torch may hang
     pool = ProcessPoolExecutor(most, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
-    arms = list(dict.fromkeys(arm for arm, _ in missing)) if first else []
-    waiting: list[tuple[str, int | None]] = [*((arm, None) for arm in arms), *missing]
-    running: dict[Future[Any], tuple[str, int | None]] = {}
+    waiting: list[tuple[str, Callable[[], object], tuple[str, int] | None]] = []
+    if first is not None:
+        arms = dict.fromkeys(arm for arm, _ in missing)
+        waiting += [(f"tracing {arm}", partial(first, arm), None) for arm in arms]
+    waiting += [
+        (f"{name} {arm} seed {seed}", partial(_run, name, arm, seed, budget), (arm, seed)) for arm, seed in missing
+    ]
+    running: dict[Future[Any], tuple[str, int] | None] = {}
     try:
         while waiting or running:
             while waiting and len(running) < most:
-                arm, seed = job = waiting.pop(0)
-                if seed is None:
-                    report(len(found), f"tracing {arm}")
-                    running[pool.submit(cast("Callable[[str], object]", first), arm)] = job
-                else:
-                    report(len(found), f"{name} {arm} seed {seed}")
-                    running[pool.submit(_run, name, arm, seed, budget)] = job
+                what, call, point = waiting.pop(0)
+                report(len(found), what)
+                running[pool.submit(call)] = point
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                arm, seed = running.pop(future)
-                if seed is None:
-                    future.result()
-                else:
-                    found[arm, seed] = future.result()
+                point, answer = running.pop(future), future.result()
+                if point is not None:
+                    found[point] = answer
     finally:
         pool.shutdown(cancel_futures=True)
 
