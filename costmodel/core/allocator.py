@@ -236,9 +236,12 @@ def _give_back(block: I8, head: I4, number: I8, end: I8, s: int) -> None:
 
 
 # Entries of glibc's state: start and end of the top chunk (the end is that of the heap), the chunk below it, the end of
-# what was ever written, the trim threshold, and how many small chunks are in the bins that do not merge.
-_TOP, _END, _LAST, _TOUCHED, _TRIM, _FAST = range(6)
+# what was ever written, the trim threshold, how many small chunks are in the fast bins and in the thread's cache, and
+# from `_CACHED_OF` on how many the cache has of each length, in units of 16 bytes.
+_TOP, _END, _LAST, _TOUCHED, _TRIM, _FAST, _CACHED, _CACHED_OF = range(8)
 _FAST_MOST = 128  # global_max_fast
+_CACHE_MOST, _CACHE_ROOM = 1040, 7  # chunks that the thread's cache takes, and how many of a length (tcache_count)
+_CACHE = (_FAST_MOST // 16 + 1) * _CACHE_ROOM  # entries of `fast` before the fast bins: cached chunks that objects take
 _LARGE = 1024  # a request of at least this empties the fast bins
 _BIG = 1 << 16  # as does a free of at least this (FASTBIN_CONSOLIDATION_THRESHOLD), which may trim as well
 
@@ -251,9 +254,10 @@ def glibc_malloc(event: I8, size: I8, rules: Malloc) -> Held:
     grows by brk; what is mapped lies above 2^46 in this model.
 
     Small chunks matter to tensors: aligning asks for 112 bytes more than a chunk, and what is left of them before and
-    behind it goes to a bin of small chunks, which merge with their neighbours only when a large request comes. An
-    object that takes one of them first (a block of size `SMALL`: it takes the last that was left, if any) keeps the
-    hole that the tensor leaves too small for the next one of its size, as long as it lives.
+    behind it goes to the thread's cache, seven of a length, where it never merges, or else to a fast bin, which merges
+    with its neighbours when a large request comes. An object takes the last small chunk that was left (a block of size
+    `SMALL`; none if there is none). Either keeps the hole that the tensor leaves too small for the next one of its
+    size.
 
     Args:
         event: (e,) signed block numbers.
@@ -266,14 +270,15 @@ def glibc_malloc(event: I8, size: I8, rules: Malloc) -> Held:
     e = event.shape[0]
     # no request is shorter than its least chunk and the room to align in
     block, head, number = new_blocks(4 * e + 8, 32 + rules.alignment + 48)
-    state = np.array([0, 0, NONE, 0, rules.trim_threshold, 0])
-    fast = np.empty(4 * e + 8, np.int64)
+    state = np.zeros(_CACHED_OF + _CACHE_MOST // 16 + 1, np.int64)
+    state[_LAST], state[_TRIM] = NONE, rules.trim_threshold
+    fast = np.empty(_CACHE + 4 * e + 8, np.int64)
     # What the last chunk left of a free one: listed before the next search, because until then its neighbour, the end
     # of what was aligned, has mostly merged with it.
     left = NONE
     # What aligning leaves before and behind a chunk are small ones until the next large request or free, which is most
-    # often the next event, so they have rows only if asked for: the `LEAD` of `led` before it, and behind it `spare`
-    # bytes of `left`, or of the top where there is none.
+    # often the next event, so they have rows only if the cache takes them or something asks for them: the `LEAD` of
+    # `led` before it, and behind it `spare` bytes of `left`, or of the top where there is none.
     led, spare = NONE, 0
     mapped, mapped_resident, next_map = np.int64(0), np.int64(0), np.int64(1) << 46
     mmap_threshold = rules.mmap_threshold
@@ -283,17 +288,17 @@ def glibc_malloc(event: I8, size: I8, rules: Malloc) -> Held:
     for i in range(e):
         b = abs(event[i]) - 1
         if (led != NONE or spare > 0) and size[b] != 0 and map_of[b] == 0:
-            if not _empties_fast(block, size[b], event[i], row_of[b], rules.alignment):
-                if led != NONE:
-                    _small_of_lead(block, number, state, fast, led)
-                if spare > 0:
-                    left = _small_of_spare(block, number, state, fast, left, spare)
+            merge = _empties_fast(block, size[b], event[i], row_of[b], rules.alignment)
+            if led != NONE and (not merge or _has_room(state, block[led, LEAD])):
+                _small_of_lead(block, number, state, fast, led)
+            if spare > 0 and (not merge or _has_room(state, spare)):
+                left = _small_of_spare(block, number, state, fast, left, spare)
             led, spare = NONE, 0
         if size[b] == SMALL:
             if event[i] > 0:
-                row_of[b] = _take_small(state, fast)
+                row_of[b] = _take_small(block, state, fast)
             elif row_of[b] != NONE:
-                _put_small(state, fast, row_of[b])
+                _put_small(block, state, fast, row_of[b])
         elif event[i] < 0 and map_of[b] > 0:
             mapped -= map_of[b]
             mapped_resident -= _round_up(size[b], PAGE)
@@ -302,9 +307,7 @@ def glibc_malloc(event: I8, size: I8, rules: Malloc) -> Held:
                 state[_TRIM] = 2 * map_of[b]
             map_of[b] = 0
         elif event[i] < 0 and size[b] > 0:
-            if block[row_of[b], LENGTH] <= _FAST_MOST:
-                _put_small(state, fast, row_of[b])
-            elif _free_chunk(block, head, number, state, row_of[b]) >= _BIG:
+            if _put_chunk(block, head, number, state, fast, row_of[b]) >= _BIG:
                 _empty_fast(block, head, number, state, fast)
                 _trim(state, rules.top_pad)
         elif size[b] > 0:
@@ -368,12 +371,12 @@ def _small_of_spare(block: I8, number: I8, state: I8, fast: I8, left: int, spare
         s = make_block(block, number, state[_TOP], spare, state[_LAST], NONE)
         state[_TOP] += spare
         state[_LAST] = s
-        _put_small(state, fast, s)
+        _put_small(block, state, fast, s)
         return NONE
     rest = split(block, number, left, spare)
     block[left, IS_FREE] = 0
     mark_free(block, rest)
-    _put_small(state, fast, left)
+    _put_small(block, state, fast, left)
     return rest
 
 
@@ -396,7 +399,7 @@ def _small_of_lead(block: I8, number: I8, state: I8, fast: I8, s: int) -> None:
     """The lead of a chunk gets a row, as a small chunk."""
     lead = block[s, LEAD]
     block[s, LEAD] = 0
-    _put_small(state, fast, make_block(block, number, block[s, ADDRESS] - lead, lead, block[s, BEFORE], s))
+    _put_small(block, state, fast, make_block(block, number, block[s, ADDRESS] - lead, lead, block[s, BEFORE], s))
 
 
 @njit(cache=True, inline="always")
@@ -405,10 +408,7 @@ def _rest_off(block: I8, head: I4, number: I8, state: I8, fast: I8, s: int, chun
     if block[s, LENGTH] > chunk + 32:
         rest = split(block, number, s, chunk)
         _move_last(state, s, rest)
-        if block[rest, LENGTH] <= _FAST_MOST:
-            _put_small(state, fast, rest)
-        else:
-            _free_chunk(block, head, number, state, rest)
+        _put_chunk(block, head, number, state, fast, rest)
 
 
 @njit(cache=True, inline="always")
@@ -431,26 +431,54 @@ def _cut_top(block: I8, number: I8, state: I8, need: int, top_pad: int) -> int:
 
 
 @njit(cache=True, inline="always")
-def _take_small(state: I8, fast: I8) -> int:
-    """The last small chunk that was left or freed, and that has not merged since; `NONE` if there is none."""
-    if state[_FAST] == 0:
-        return NONE
-    state[_FAST] -= 1
-    return int(fast[state[_FAST]])
+def _has_room(state: I8, length: int) -> bool:
+    """Whether the thread's cache takes a chunk of `length` bytes."""
+    return bool(length <= _CACHE_MOST and state[_CACHED_OF + (length >> 4)] < _CACHE_ROOM)
 
 
 @njit(cache=True, inline="always")
-def _put_small(state: I8, fast: I8, s: int) -> None:
+def _take_small(block: I8, state: I8, fast: I8) -> int:
+    """The last small chunk that was left or freed, of the cache or else of the fast bins; `NONE` if there is none."""
+    if state[_CACHED] > 0:
+        state[_CACHED] -= 1
+        s = int(fast[state[_CACHED]])
+        state[_CACHED_OF + (block[s, LENGTH] >> 4)] -= 1
+        return s
+    if state[_FAST] == 0:
+        return NONE
+    state[_FAST] -= 1
+    return int(fast[_CACHE + state[_FAST]])
+
+
+@njit(cache=True, inline="always")
+def _put_small(block: I8, state: I8, fast: I8, s: int) -> None:
     """Free a small chunk; to its neighbours it is still taken."""
-    fast[state[_FAST]] = s
-    state[_FAST] += 1
+    if _has_room(state, block[s, LENGTH]):
+        state[_CACHED_OF + (block[s, LENGTH] >> 4)] += 1
+        fast[state[_CACHED]] = s
+        state[_CACHED] += 1
+    else:
+        fast[_CACHE + state[_FAST]] = s
+        state[_FAST] += 1
+
+
+@njit(cache=True, inline="always")
+def _put_chunk(block: I8, head: I4, number: I8, state: I8, fast: I8, s: int) -> int:
+    """Free any chunk; returns the bytes of what it became part of, 0 if it stays by itself."""
+    if block[s, LENGTH] <= _FAST_MOST:
+        _put_small(block, state, fast, s)
+        return 0
+    if _has_room(state, block[s, LENGTH]):  # for good: neither an object nor an aligned request takes it
+        state[_CACHED_OF + (block[s, LENGTH] >> 4)] += 1
+        return 0
+    return _free_chunk(block, head, number, state, s)
 
 
 @njit(cache=True, inline="always")
 def _empty_fast(block: I8, head: I4, number: I8, state: I8, fast: I8) -> None:
     """Merge what is in the fast bins with its neighbours (malloc_consolidate)."""
     for j in range(state[_FAST]):
-        _free_chunk(block, head, number, state, fast[j])
+        _free_chunk(block, head, number, state, fast[_CACHE + j])
     state[_FAST] = 0
 
 

@@ -105,7 +105,8 @@ class Glibc:
     trim_threshold: int = 128 << 10
     top_pad: int = 128 << 10
     alignment: int = 64
-    bins: list[Block] = field(default_factory=list)  # small chunks that do not merge
+    cache: list[Block] = field(default_factory=list)  # of the thread: chunks that never merge, seven of a size
+    bins: list[Block] = field(default_factory=list)  # small chunks that merge when a large request comes
     chunks: list[Block] = field(default_factory=list)
     heap: int = 0
     touched: int = 0
@@ -154,24 +155,25 @@ class Glibc:
             lead = Block(taken.address, start - taken.address, free=False)
             self.chunks.insert(self._index(taken), lead)
             taken.address, taken.size = start, taken.size - lead.size
-            self.bins.append(lead)
+            self._put(lead)
         if taken.size > chunk + 32:
             rest = Block(taken.address + chunk, taken.size - chunk, free=False)
             self.chunks.insert(self._index(taken) + 1, rest)
             taken.size = chunk
-            if rest.size <= 128:
-                self.bins.append(rest)
-            else:
-                self._release(rest)
+            self._put(rest)
         self.touched = max(self.touched, taken.address + chunk)
         return taken.address + 16
 
     def small(self) -> Block | None:
-        """The last small chunk that was left or freed and has not merged."""
+        """The last small chunk that was left or freed, of the cache or else of those that have not merged."""
+        cached = [b for b in self.cache if b.size <= 128]
+        if cached:
+            self.cache = [b for b in self.cache if b is not cached[-1]]
+            return cached[-1]
         return self.bins.pop() if self.bins else None
 
     def free_small(self, block: Block) -> None:
-        self.bins.append(block)
+        self._put(block)
 
     def free(self, address: int) -> None:
         if address in self.maps:
@@ -181,11 +183,19 @@ class Glibc:
                 self.mmap_threshold, self.trim_threshold = size, 2 * size
             return
         block = next(b for b in self.chunks if b.address == address - 16)
-        if block.size <= 128:
-            self.bins.append(block)
-        elif self._release(block) >= 65536:
+        if self._put(block) >= 65536:
             self._empty_bins()
             self._trim()
+
+    def _put(self, block: Block) -> int:
+        """Bytes of the chunk, or of the top, that it becomes part of; 0 if it does not merge."""
+        if block.size <= 1040 and sum(b.size == block.size for b in self.cache) < 7:
+            self.cache.append(block)
+        elif block.size <= 128:
+            self.bins.append(block)
+        else:
+            return self._release(block)
+        return 0
 
     def _empty_bins(self) -> None:
         bins, self.bins = self.bins, []
