@@ -199,8 +199,9 @@ class Runtime(_Strict):
         bandwidth_efficiency: share of DRAM's bandwidth that software reaches.
         serial: share of a thread's compute that more threads do not speed up (Amdahl), by class.
         rss_bytes: resident memory of the runtime itself, for any model.
-        resident_bytes: the same by the library that a model is from, with ``default``; what ``train``, ``method`` and
-            ``kernel`` add; of each that begins with ``shared_``, what processes share (`footprint.runtime_bytes`).
+        resident_bytes: the same by the library that a model is from, with ``default``; what ``train`` adds, each
+            method by its name, and any other ``method`` and ``kernel`` of ours; of each that begins with ``shared_``,
+            what processes share (`footprint.runtime_bytes`).
         shared_files: of that, what processes share of the largest library files, by name.
         scale: factor on the whole step, by mode (``infer``, ``train``, ``prefill``, ``decode``).
         class_scale: factor on the compute and traffic of a class, not on its overhead.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +18,7 @@ from .lower import Lowered
 
 __all__ = [
     "AT_PEAK", "RUNTIME_SOURCE", "Blocks", "Footprint", "Holder",
-    "addresses", "blocks_of", "fits_in", "footprint", "fresh_bytes", "runtime_bytes", "runtime_parts",
+    "addresses", "blocks_of", "fits_in", "footprint", "fresh_bytes", "has_kernels", "runtime_bytes", "runtime_parts",
 ]  # fmt: skip
 
 # Where the bytes of the peak go, by role of their storage; the keys of `estimate --json`.
@@ -35,8 +37,9 @@ AT_PEAK = {
 _STEPS = 3
 # Objects of the runtime take the small chunks that malloc leaves beside tensors. Of traced processes (every malloc and
 # free of training steps of gpt2-tiny, swin_tiny and mobilenetv2): in training, autograd's objects outlive the tensor
-# beside them for this share of tensors (31 to 58 % do, a third of them only just), by up to so many steps.
-_BESIDE = 0.3
+# beside them for this share of tensors (31 to 58 % do, a third of them only just), by up to so many passes forward and
+# backward.
+_BESIDE = 0.45
 _OUTLIVES = (0.0, 0.7)
 # Objects that come with the first of its kind and stay: one for a gradient, the records of a storage and of its version
 # for the optimizer's state, and what oneDNN keeps of a convolution, in its cache by shape.
@@ -192,16 +195,16 @@ def _with_dropped(blocks: Blocks, event: I8, dropped: list[int]) -> tuple[Blocks
     return whole, np.insert(event, there, np.stack((numbers, -numbers), axis=1).ravel())
 
 
-def _with_objects(blocks: Blocks, event: I8, beside: float, throw: int, steps: int = _STEPS) -> tuple[I8, I8]:
-    """Events and sizes of `steps` runs with small objects among them, each right after its tensor; some objects
-    outlive a share `beside` of tensors."""
+def _with_objects(blocks: Blocks, event: I8, beside: float, throw: int, passes: int = _STEPS) -> tuple[I8, I8]:
+    """Events and sizes of so many forward and backward passes with small objects among them, each right after its
+    tensor; some objects outlive a share `beside` of tensors."""
     dice = np.random.default_rng(throw)
     stay = dice.binomial(blocks.stay, _STAY_APART)
     e, block = len(event), np.abs(event) - 1
     made = np.flatnonzero((event > 0) & (blocks.size[block] > 0))
     freed = _next_of_block(block)
     near = made[(dice.random(len(made)) < beside) & (freed[made] < e)]
-    outlived = freed[near] + dice.uniform(*_OUTLIVES, len(near)) * e / steps
+    outlived = freed[near] + dice.uniform(*_OUTLIVES, len(near)) * e / passes
     first = made[np.unique(block[made], return_index=True)[1]]
     stays = np.repeat(first, stay[block[first]])
     objects = len(blocks.size) + 1 + np.arange(len(near) + len(stays))
@@ -370,8 +373,14 @@ def _held(lowered: Lowered, runtime: Runtime) -> list[Held]:
         blocks = blocks_of(lowered)
         return [caching_allocator(blocks.events(_STEPS), blocks.size, CACHING, 0)]
     blocks, event = _malloc_events(lowered, _STEPS)
-    beside = _beside(lowered)
-    return [glibc_malloc(*_with_objects(blocks, event, beside, throw), STEP_MALLOC) for throw in range(_THROWS)]
+    beside, passes = _beside(lowered), _STEPS * _micro_batches(lowered.graph)
+    return [glibc_malloc(*_with_objects(blocks, event, beside, throw, passes), STEP_MALLOC) for throw in range(_THROWS)]
+
+
+def _micro_batches(graph: OpGraph) -> int:
+    """How often a step runs forward and backward; an object of autograd lives in one of them."""
+    phase = graph.op_phase
+    return max(sum(before != "backward" == after for before, after in itertools.pairwise(phase)), 1)
 
 
 def _beside(lowered: Lowered) -> float:
@@ -390,10 +399,10 @@ def fresh_bytes(lowered: Lowered) -> F8:
     it maps anew for large blocks, and takes again of a heap that it had trimmed; in the mean of steps and throws."""
     n = len(lowered.graph)
     blocks, event = _malloc_events(lowered, _MANY)
-    beside = _beside(lowered)
+    beside, passes = _beside(lowered), _MANY * _micro_batches(lowered.graph)
     found = np.zeros(n)
     for throw in range(_FEW_THROWS):
-        events, size = _with_objects(blocks, event, beside, throw, _MANY)
+        events, size = _with_objects(blocks, event, beside, throw, passes)
         grown = np.maximum(np.diff(glibc_malloc(events, size, STEP_MALLOC).resident), 0)
         made = np.flatnonzero((events > 0) & (events <= len(blocks.size)))
         made = made[blocks.birth[events[made] - 1] >= 0]
@@ -403,35 +412,44 @@ def fresh_bytes(lowered: Lowered) -> F8:
     return found / (_FEW_THROWS * (_MANY - _STEPS))
 
 
-def runtime_parts(graph: OpGraph) -> tuple[str, ...]:
+def runtime_parts(graph: OpGraph, known: Collection[str] = ()) -> tuple[str, ...]:
     """What a process of this step has resident of its runtime, by the keys of `Runtime.resident_bytes`: the model's
-    library, and what the mode, the method and our kernels add."""
+    library, what the mode adds, and what the method does: by its own name where that is `known`, else what any method
+    and our kernels do."""
+    method = (graph.meta.method or "").partition(":")[0]
     family = graph.meta.model.partition(":")[0]
     more = {
         "train": graph.meta.mode == "train",
-        "method": bool(graph.meta.method),
-        "kernel": any(name.startswith("costmodel::") for name in graph.op_name),
+        method: method in known,
+        "method": bool(method) and method not in known,
+        "kernel": method not in known and has_kernels(graph),
     }
     return (family if family in _RESIDENT else "default", *(key for key, has in more.items() if has))
+
+
+def has_kernels(graph: OpGraph) -> bool:
+    """Whether a step runs a kernel of this package."""
+    return any(name.startswith("costmodel::") for name in graph.op_name)
 
 
 def runtime_bytes(graph: OpGraph, runtime: Runtime) -> Number:
     """Resident bytes of the process before it holds a tensor: as `costmodel calibrate` measured them, as the profile
     has them for any model, else those of another machine with this build of torch."""
-    parts, found = runtime_parts(graph), runtime.resident_bytes
+    found = runtime.resident_bytes
+    parts = runtime_parts(graph, found)
     if "default" in found:
         base = found.get(parts[0], found["default"])
         return base.model_copy(update={"value": base.value + sum(found[p].value for p in parts[1:] if p in found)})
     if runtime.rss_bytes is not None:
         return runtime.rss_bytes
-    return Number(value=sum(_RESIDENT[p] for p in parts), kind="guess", source=RUNTIME_SOURCE)
+    return Number(value=sum(_RESIDENT[p] for p in runtime_parts(graph)), kind="guess", source=RUNTIME_SOURCE)
 
 
 def _shared_bytes(graph: OpGraph, runtime: Runtime) -> int:
     """Of `runtime_bytes`, those that other processes map too."""
     found = {key: number.value for key, number in runtime.resident_bytes.items()}
     known = found if "shared_default" in found else _RESIDENT
-    first, *more = (f"shared_{part}" for part in runtime_parts(graph))
+    first, *more = (f"shared_{part}" for part in runtime_parts(graph, runtime.resident_bytes))
     return int(known.get(first, known["shared_default"]) + sum(known.get(part, 0.0) for part in more))
 
 

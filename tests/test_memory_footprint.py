@@ -18,6 +18,7 @@ from costmodel.device import load_device
 from costmodel.errors import CaptureError, CostmodelError
 from costmodel.estimate import estimate
 from costmodel.footprint import (
+    _micro_batches,
     _with_objects,
     addresses,
     blocks_of,
@@ -59,6 +60,23 @@ def test_a_quarter_of_the_objects_that_stay_has_a_place_of_its_own(training: Low
     with_them = [_with_objects(blocks, blocks.events(3), 0.0, throw)[1] for throw in range(200)]
     apart = np.mean([(size == SMALL).sum() for size in with_them])
     assert apart == pytest.approx(0.25 * blocks.stay.sum(), rel=0.15)
+
+
+def test_objects_of_autograd_live_as_long_in_each_of_several_micro_batches(training: Lowered) -> None:
+    """As a share of one pass forward and backward, so in four of them a quarter of the events of a step."""
+    assert _micro_batches(training.graph) == 1
+    assert _micro_batches(traced().graph) == 1
+    assert _micro_batches(traced(mode="train", accumulate=4).graph) == 4
+    blocks = blocks_of(training)
+    events = blocks.events(3)
+
+    def lifetimes(passes: int) -> float:
+        event, size = _with_objects(blocks, events, 1.0, 0, passes)
+        small = np.abs(event) - 1
+        at = {b: np.flatnonzero(small == b) for b in np.unique(small[size[small] == SMALL])}
+        return float(np.median([where[1] - where[0] for where in at.values() if len(where) == 2]))
+
+    assert lifetimes(12) < 0.5 * lifetimes(3)
 
 
 @pytest.mark.parametrize("runtime", [CPU, GPU], ids=["cpu", "gpu"])

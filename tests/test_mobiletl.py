@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from costmodel.errors import CostmodelError
 from costmodel.kernels import mobiletl as op
+from costmodel.kernels.mobiletl_simd import CLAMP, EXACT_HARDSWISH, HARDSWISH, act_planes, mask_planes
 from costmodel.methods import apply_method
 from costmodel.methods.mobiletl import KeptNorm, ShiftNorm, inverted_residuals
 from costmodel.models.load import load_model
@@ -61,6 +63,33 @@ def test_signed_activation_is_exact_forward_and_a_mask_backward(shape, act):
     g = random(*shape, seed=5)
     (g_a,) = torch.autograd.grad(y, a, g)
     assert torch.equal(g_a, g * (a > 0 if act == "relu" else a >= 0))
+
+
+@settings(deadline=None, max_examples=60)
+@given(shape=shapes, kind=st.sampled_from([HARDSWISH, EXACT_HARDSWISH, CLAMP]))
+def test_whole_vectors_over_the_end_of_a_plane_stay_inside_the_tensor(shape, kind):
+    """Both passes write over the start of the next plane, which is then written; nothing behind the last one is."""
+    images, channels, *plane = shape
+    numel, count = math.prod(shape), math.prod(plane)
+    if numel <= 56:  # left to torch
+        return
+    x, guarded = torch.randn(shape), torch.full((2, numel + 32), 7.5)
+    bits = torch.full((op.mask_bytes(numel) + 32,), 165, dtype=torch.uint8)
+    size = len(bits) - 32
+    gain, shift = np.linspace(0.5, 2, channels, dtype=np.float32), np.linspace(-1, 1, channels, dtype=np.float32)
+    act_planes(
+        kind, x.data_ptr(), guarded[0].data_ptr(), bits.data_ptr(), size, images, count, gain, shift, 6.0, 0.0
+    )  # fmt: skip
+    mask_planes(x.data_ptr(), guarded[1].data_ptr(), bits.data_ptr(), size, images, count, gain, 0)
+    assert (guarded[:, numel:] == 7.5).all()
+    assert (bits[size:] == 165).all()
+    factor = torch.from_numpy(gain).view(1, -1, 1, 1)
+    pre = x.double() * factor + torch.from_numpy(shift).view(1, -1, 1, 1)
+    wanted = F.hardswish(pre) if kind != CLAMP else pre.clamp(0, 6)
+    assert torch.allclose(guarded[0, :numel].view(shape).double(), wanted, atol=1e-5)
+    kept = op.unpack(bits[:size], shape)
+    assert (kept == (pre >= 0))[pre.abs() > 1e-5].all()
+    assert torch.equal(guarded[1, :numel].view(shape), torch.where(kept, x * factor, torch.zeros(())))
 
 
 def test_mask_slope_is_within_a_half_of_the_true_one_and_exact_beyond_three():

@@ -115,6 +115,26 @@ def test_what_lies_beside_tensors_is_neither_a_tensor_nor_what_malloc_has_free()
     assert fitted.runtime["torch-eager"].resident_bytes["default"].value == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_method_that_was_measured_adds_its_own_bytes_and_others_what_methods_do() -> None:
+    mib = 1 << 20
+
+    def run(beside: int) -> list[Resident]:
+        stage = Stage(beside * mib, beside * mib, 0, beside * mib, heap=0, mapped=0)
+        return [Resident(dict.fromkeys(("start", "imported", "loaded", "first", "steady"), stage), beside * mib, 0)]
+
+    job = MemoryJob("mobilenet-v3-small", "train", batch=2, input_size="3x64x64")
+    beside = {None: 300, "checkpoint": 370, "last_layer": 390, "mobiletl:blocks=1": 430}
+    runs = {replace(job, method=method): run(mb) for method, mb in beside.items()}
+    runtime = with_runtime_memory(detect(), "torch-eager", runs).runtime["torch-eager"]
+    found = {key: round(number.value / mib) for key, number in runtime.resident_bytes.items() if "shared" not in key}
+    assert (found["checkpoint"], found["last_layer"]) == (70, 90)
+    assert (found["mobiletl"], found["method"], found["kernel"]) == (130, 80, 50)
+    plain = runtime_bytes(job.trace(), runtime).value
+    for method, more in (("checkpoint", 70), ("mobiletl:blocks=2", 130), ("bias", 130)):
+        graph = replace(job, method=method).trace()
+        assert runtime_bytes(graph, runtime).value - plain == pytest.approx(more * mib, abs=mib), method
+
+
 @pytest.mark.slow
 def test_fresh_processes_are_measured_once(tmp_path: Path) -> None:
     into, job = tmp_path / "memory.jsonl", MemoryJob("mlp-small", batch=2)

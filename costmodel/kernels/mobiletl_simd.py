@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 
-from .norm_simd import gains, get, lanes_below, put, read, write
+from .norm_simd import gains, get, lanes_below, put, read
 from .simd import LANES, Simd, Vec, intrinsic, require
 
 __all__ = [
@@ -56,6 +56,18 @@ def _is_short(s: Simd, count: Any) -> Any:
     return b.icmp_unsigned("<=", b.sub(s.i64(count), s.i64(3 * LANES)), s.i64(9))
 
 
+def _write(s: Simd, address: Any, i: Any, lanes: Vec | None, value: Vec, over: Any) -> None:
+    """Write the lanes, or all of them if `over` is not 0."""
+    if lanes is None:
+        s.store(address, value, i)
+        return
+    with s.builder.if_else(s.builder.icmp_signed("!=", over, s.i64(0))) as (whole, masked):
+        with whole:
+            s.store(address, value, i)
+        with masked:
+            s.store_masked(address, value, lanes, i)
+
+
 def _bits(s: Simd, a: Vec, least: Any) -> Any:
     """Bits of a ≥ least, as int64."""
     return s.builder.zext(a.compare(">=", s.splat(least)).bits(), _I64)
@@ -64,9 +76,11 @@ def _bits(s: Simd, a: Vec, least: Any) -> Any:
 @intrinsic(prefer_literal=True)
 def _act_plane(
     typingctx: Any, kind: Any, x: Any, y: Any, count: Any, gain: Any, shift: Any, high: Any, least: Any,
-    words: Any, carry: Any, fill: Any,
+    words: Any, carry: Any, fill: Any, over: Any,
 ) -> Any:  # fmt: skip
     """y = act(gain·x + shift) over a plane; appends its bits to `words` and returns the word that is not full.
+
+    Where `over` is not 0, up to fifteen values behind the plane in y may be written.
 
     `fill` (below 32) bits of `carry` are set before; afterwards (fill + count) mod 32 are. `words` is the address of
     the word that the carry goes to.
@@ -74,7 +88,7 @@ def _act_plane(
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         s = Simd(builder)
-        _, x_, y_, count_, gain_, shift_, high_, least_, words_, carry_, fill_ = args
+        _, x_, y_, count_, gain_, shift_, high_, least_, words_, carry_, fill_, over_ = args
         b = builder
         carried, word = cgutils.alloca_once(b, _I64), cgutils.alloca_once(b, _I64)
         b.store(carry_, carried)
@@ -83,7 +97,7 @@ def _act_plane(
 
         def vector(i: Any, lanes: Vec | None) -> Any:
             a = s.fma(read(s, x_, i, lanes), gains, shifts)
-            write(s, y_, i, lanes, _activate(s, a, kind.literal_value, high_))
+            _write(s, y_, i, lanes, _activate(s, a, kind.literal_value, high_), over_)
             bits = _bits(s, a, least_)
             return bits if lanes is None else b.and_(bits, b.zext(lanes.bits(), _I64))
 
@@ -130,7 +144,7 @@ def _act_plane(
         return b.load(carried)
 
     ints = types.int64
-    return ints(kind, x, y, ints, gain, shift, high, least, ints, ints, ints), codegen
+    return ints(kind, x, y, ints, gain, shift, high, least, ints, ints, ints, ints), codegen
 
 
 @njit(cache=True)
@@ -142,7 +156,7 @@ def act_planes(
 
     Args:
         kind: EXACT_HARDSWISH, HARDSWISH or CLAMP (to [0, high]).
-        x, y: addresses of (images, C, count) fp32; may be the same.
+        x, y: addresses of (images, C, count) fp32, two arrays.
         mask: address of mask_bytes = ceil(images·C·count/8) bytes, or of none.
         gain, shift: (C,) fp32.
     """
@@ -159,11 +173,12 @@ def act_planes(
             # the last word may reach over the end of the mask: the last plane's last values go by `spare`
             whole = count if done + count < end else max(count - 64, 0) & -STEP
             words, fill = mask + ((done >> 5) << 2) if mask_bytes else aside, done & 31
-            carry = _act(kind, x, y, done, whole, gain[c], shift[c], top, bottom, words, carry, fill)
+            over = int(done + count + LANES <= end)
+            carry = _act(kind, x, y, done, whole, gain[c], shift[c], top, bottom, words, carry, fill, over)
             if whole < count:
                 fill = (done + whole) & 31
                 carry = _act(
-                    kind, x, y, done + whole, count - whole, gain[c], shift[c], top, bottom, aside, carry, fill
+                    kind, x, y, done + whole, count - whole, gain[c], shift[c], top, bottom, aside, carry, fill, 0
                 )  # fmt: skip
                 if mask_bytes:
                     _finish(mask, mask_bytes, done + whole, count - whole, carry, spare)
@@ -173,14 +188,14 @@ def act_planes(
 @njit(cache=True)
 def _act(
     kind: int, x: int, y: int, first: int, count: int, gain: float, shift: float, high: float, least: float,
-    words: int, carry: int, fill: int,
+    words: int, carry: int, fill: int, over: int,
 ) -> int:  # fmt: skip
     x, y = x + (first << 2), y + (first << 2)
     if kind == HARDSWISH:
-        return _act_plane(HARDSWISH, x, y, count, gain, shift, high, least, words, carry, fill)
+        return _act_plane(HARDSWISH, x, y, count, gain, shift, high, least, words, carry, fill, over)
     if kind == EXACT_HARDSWISH:
-        return _act_plane(EXACT_HARDSWISH, x, y, count, gain, shift, high, least, words, carry, fill)
-    return _act_plane(CLAMP, x, y, count, gain, shift, high, least, words, carry, fill)
+        return _act_plane(EXACT_HARDSWISH, x, y, count, gain, shift, high, least, words, carry, fill, over)
+    return _act_plane(CLAMP, x, y, count, gain, shift, high, least, words, carry, fill, over)
 
 
 @njit(cache=True)
@@ -207,9 +222,12 @@ def _finish(mask: int, mask_bytes: int, done: int, count: int, carry: int, spare
 
 @intrinsic
 def _mask_plane(
-    typingctx: Any, g: Any, out: Any, mask: Any, mask_bytes: Any, first: Any, count: Any, gain: Any, sums: Any
-) -> Any:
+    typingctx: Any, g: Any, out: Any, mask: Any, mask_bytes: Any, first: Any, count: Any, gain: Any, sums: Any,
+    over: Any,
+) -> Any:  # fmt: skip
     """out = gain·g where the mask is set and 0 elsewhere, over a plane whose first bit is `first`.
+
+    Where `over` is not 0, up to fifteen values behind the plane in out may be written.
 
     Σ g there is added to the sixteen floats at `sums`. The mask has at least eight bytes: what would be read beyond
     its end is read from its last eight.
@@ -217,7 +235,7 @@ def _mask_plane(
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         s = Simd(builder)
-        g_, out_, mask_, bytes_, first_, count_, gain_, sums_ = args
+        g_, out_, mask_, bytes_, first_, count_, gain_, sums_, over_ = args
         b = builder
         gains, zero = s.splat(gain_), s.splat(0.0)
         sums = [s.cell(s.load(sums_, "f32")), s.cell(zero)]
@@ -234,7 +252,7 @@ def _mask_plane(
         def vector(word: Any, i: Any, lanes: Vec | None, cell: int) -> None:
             kept = s.mask_from_bits(b.trunc(word, ir.IntType(16)))
             passed = kept.where(read(s, g_, i, lanes), zero)
-            write(s, out_, i, lanes, passed * gains)
+            _write(s, out_, i, lanes, passed * gains, over_)
             sums[cell].set(sums[cell].get() + passed)
 
         def long_plane() -> None:
@@ -268,7 +286,7 @@ def _mask_plane(
         return context.get_dummy_value()
 
     ints = types.int64
-    return types.void(g, out, mask, ints, ints, ints, gain, ints), codegen
+    return types.void(g, out, mask, ints, ints, ints, gain, ints, ints), codegen
 
 
 @njit(cache=True)
@@ -277,16 +295,17 @@ def mask_planes(
 ) -> None:
     """out = gain·g where the packed mask is set, else 0; Σ g there of each channel to `sums`, fp32, unless it is 0.
 
-    Addresses of (images, C, count) fp32 and of mask_bytes ≥ 8 bytes; gain is (C,).
+    Addresses of (images, C, count) fp32, two arrays, and of mask_bytes ≥ 8 bytes; gain is (C,).
     """
     channels = gain.shape[0]
     lanes = np.zeros((channels, LANES), np.float32)
     running: Any = np.int64(lanes.ctypes.data)
     done: Any = np.int64(0)
+    end = images * channels * count
     for _ in range(images):
         for c in range(channels):
-            at = done << 2
-            _mask_plane(g + at, out + at, mask, mask_bytes, done, count, gain[c], running + 4 * LANES * c)
+            at, over = done << 2, int(done + count + LANES <= end)
+            _mask_plane(g + at, out + at, mask, mask_bytes, done, count, gain[c], running + 4 * LANES * c, over)
             done += count
     if sums:
         for c in range(channels):

@@ -31,9 +31,9 @@ require(1)
 
 
 def lanes_below(s: Simd, n: Any) -> Vec:
-    """The mask of the lanes below n (0 to 16, int64)."""
-    b = s.builder
-    return s.mask_from_bits(b.trunc(b.sub(b.shl(s.i64(1), n), s.i64(1)), ir.IntType(LANES)))
+    """The mask of the lanes below n (0 to 16, int64): by comparing, because AVX2 has no masks but compared vectors."""
+    steps = s.constant(range(LANES), "i32")
+    return steps.compare("<", s.splat(s.builder.trunc(n, ir.IntType(32))))
 
 
 def _plane(s: Simd, count: Any, body: Callable[[Any, Vec | None], None]) -> None:

@@ -24,8 +24,8 @@ Progress = Callable[[int, int, str], None]
 
 
 def probes(quick: bool = False) -> tuple[MemoryJob, ...]:
-    """Jobs of each library, in inference and training, with a method and with our kernels; all of the calibration half
-    of the memory suite. A library that is not installed is left out."""
+    """Jobs of each library, in inference and training, and of the methods that load most; all of the half of the memory
+    suite that constants may be set on, or not of the suite. A library that is not installed is left out."""
     j, ten = MemoryJob, ",num_classes=10"
     few = (
         j("mlp-small", "train", batch=64, optimizer="adamw"),
@@ -47,6 +47,9 @@ def probes(quick: bool = False) -> tuple[MemoryJob, ...]:
         j("mobilenet-v3-small", "train", batch=8),
         j("transformers:bert-mini", "train", seq=128, batch=4, accumulate=2),
         j("transformers:mamba-tiny", "prefill", seq=64),
+        j(f"timm:mobilenetv2_100{ten}", "train", "last_layer", batch=8),
+        j(f"timm:deit_tiny_patch16_224{ten}", "train", "lbp_wht:order=2", batch=4),
+        j("transformers:mamba-tiny,num_hidden_layers=2", "prefill", "quamba", seq=32),
     )
 
 
@@ -101,7 +104,7 @@ def with_runtime_memory(device: Device, name: str, runs: Mapping[MemoryJob, Sequ
     """`device` with `resident_bytes` of runtime `name` fitted to fresh processes, by least absolute deviations relative
     to their peaks of what they had resident beside tensors; and the interval of peaks with what malloc is simulated to
     hold of those."""
-    from ..footprint import runtime_parts
+    from ..footprint import has_kernels, runtime_parts
 
     runtime = device.runtime[name]
     bare = device.model_copy(update={"runtime": {name: runtime.model_copy(update={"resident_bytes": {}})}})
@@ -109,13 +112,16 @@ def with_runtime_memory(device: Device, name: str, runs: Mapping[MemoryJob, Sequ
     shared = np.array([float(np.median([r.shared for r in of_job])) for of_job in runs.values()])
     found = [largest_of(job, bare, name) for job in runs]
     tensors = np.array([float(f.footprint.peak_rss - f.footprint.resident["runtime"]) for f in found])
-    parts = [runtime_parts(f.graph) for f in found]
+    kernels = {job.method.partition(":")[0]: has_kernels(f.graph) for job, f in zip(runs, found) if job.method}
+    parts = [runtime_parts(f.graph, kernels) for f in found]
     each = zip(found, runs.values())
     beside = [float(np.median([_beside_tensors(run, f.graph) for run in of_job])) for f, of_job in each]
     own = _fitted(parts, np.array(beside), peak)
     of_files = _fitted(parts, shared, peak)
     own.setdefault("default", min(own[p[0]] for p in parts))
     of_files.setdefault("default", min(of_files[p[0]] for p in parts))
+    for of_part in (own, of_files):
+        of_part |= _any_method({name: (of_part[name], runs_ours) for name, runs_ours in kernels.items()})
     left = np.log(peak / (tensors + [sum(own[key] for key in of_job) for of_job in parts]))
     wide = max(1.2 * float(np.abs(left).max()), 0.05)
     key = "resident"
@@ -142,6 +148,17 @@ def with_runtime_memory(device: Device, name: str, runs: Mapping[MemoryJob, Sequ
     return device.model_copy(
         update={"runtime": {**device.runtime, name: changed}, "sources": {**device.sources, key: said}}
     )
+
+
+def _any_method(known: Mapping[str, tuple[float, bool]]) -> dict[str, float]:
+    """What a method that was not measured adds, and kernels of this package beyond it, in the middle of those that
+    were: bytes of each, and whether it runs such kernels."""
+    plain = [value for value, runs_ours in known.values() if not runs_ours]
+    ours = [value for value, runs_ours in known.values() if runs_ours]
+    found = {"method": float(np.median(plain or ours))} if known else {}
+    if ours:
+        found["kernel"] = max(float(np.median(ours)) - found["method"], 0.0)
+    return found
 
 
 def _beside_tensors(run: Resident, graph: OpGraph) -> int:
