@@ -262,7 +262,7 @@ def measure_points(
     train: bool,
     threads: int = 1,
     dtype: str = "float32",
-    seconds: float = 210.0,
+    seconds: float = 185.0,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Measure isolated ops in a fresh process, into `path`, which an interrupted run leaves usable.
