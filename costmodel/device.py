@@ -186,6 +186,11 @@ class Fit(_Strict):
     capacity_bytes: dict[str, Positive] = {}
     kinds: dict[str, KindFit] = {}
 
+    def of_mode(self, mode: str) -> tuple[float, float]:
+        """`whole` and `between_s` of a mode; those of ``infer`` for one that has none of its own."""
+        key = mode if mode in self.whole else "infer"
+        return self.whole.get(key, 1.0), self.between_s.get(key, 0.0)
+
 
 class Runtime(_Strict):
     """How a framework uses the device: what an op costs before it computes, and how near to peak it comes.

@@ -440,10 +440,9 @@ def _apply_fit(
     rates: CpuRates, fit: Fit, constants: KindFit, k: int, lowered: Lowered, levels: tuple[str, ...]
 ) -> None:
     """Put the constants of class number `k` into `rates`."""
-    mode = lowered.graph.meta.mode
-    whole = fit.whole.get(mode, fit.whole.get("infer", 1.0))
+    whole, between_s = fit.of_mode(lowered.graph.meta.mode)
     rates.overlap[k] = 0.0
-    rates.overhead_s[k] = whole * constants.overhead_s + fit.between_s.get(mode, fit.between_s.get("infer", 0.0))
+    rates.overhead_s[k] = whole * constants.overhead_s + between_s
     # a calibration for another thread count: what is computed divides, what is overhead does not
     split = whole * fit.threads / lowered.threads
     for i, (of, term) in enumerate(lowered.terms):
