@@ -18,7 +18,8 @@ from .lower import Lowered
 
 __all__ = [
     "AT_PEAK", "RUNTIME_SOURCE", "Blocks", "Footprint", "Holder",
-    "addresses", "blocks_of", "fits_in", "footprint", "fresh_bytes", "has_kernels", "runtime_bytes", "runtime_parts",
+    "addresses", "blocks_of", "first_births", "fits_in", "footprint", "fresh_bytes", "has_kernels", "runtime_bytes",
+    "runtime_parts",
 ]  # fmt: skip
 
 # Where the bytes of the peak go, by role of their storage; the keys of `estimate --json`.
@@ -154,7 +155,7 @@ def blocks_of(lowered: Lowered) -> Blocks:
         size=np.concatenate((piece_size, m.bytes)),
         birth=np.concatenate((piece_op, m.birth)),
         death=np.concatenate((piece_op + 1, m.death)),
-        first_birth=np.concatenate((piece_op, _first_births(graph, m.birth))),
+        first_birth=np.concatenate((piece_op, first_births(graph, m.birth))),
         stay=np.array([0] * len(piece_size) + [_STAY.get(role, 0) for role in graph.storage_role], np.int64),
         storage=len(piece_size),
         ops=len(graph),
@@ -242,9 +243,9 @@ def _workspace_pieces(lowered: Lowered) -> tuple[I8, I8]:
     return np.array(size, np.int64), np.array(op, np.int64)
 
 
-def _first_births(graph: OpGraph, birth: I8) -> I8:
-    """Births in the first run: the optimizer's state is made when the update starts, gradients that are kept between
-    steps when the backward pass first adds to them."""
+def first_births(graph: OpGraph, birth: I8) -> I8:
+    """Births in the first run, -1 of what was made with the model: the optimizer's state is made when the update
+    starts, gradients that are kept between steps when the backward pass first adds to them."""
     n = len(graph)
     update = n
     while update > 0 and graph.op_phase[update - 1] == "optimizer":
@@ -315,7 +316,7 @@ def footprint(lowered: Lowered, runtime: Runtime, weight_copies: float = 1.0) ->
         peak_rss=sum(resident.values()),
         at_peak=at_peak,
         holders=holders,
-        first_peak_live=int(live_bytes(m.bytes, _first_births(graph, m.birth), m.death, m.workspace).max()),
+        first_peak_live=int(live_bytes(m.bytes, first_births(graph, m.birth), m.death, m.workspace).max()),
         resident=resident,
         shared=min(_shared_bytes(graph, runtime), base),
         reserved_range=(min(reserved), max(reserved)),

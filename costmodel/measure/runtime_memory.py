@@ -14,6 +14,7 @@ from ..core.table import F8
 from ..device import Device, Interval, Number
 from ..errors import CostmodelError
 from ..estimate import Estimate, estimate
+from ..footprint import first_births, has_kernels, runtime_parts
 from ..graph import OpGraph
 from .memory_runs import add_run, read_runs
 from .resident import OTHER_FILES, MemoryJob, Resident, measure_rss
@@ -104,8 +105,6 @@ def with_runtime_memory(device: Device, name: str, runs: Mapping[MemoryJob, Sequ
     """`device` with `resident_bytes` of runtime `name` fitted to fresh processes, by least absolute deviations relative
     to their peaks of what they had resident beside tensors; and the interval of peaks with what malloc is simulated to
     hold of those."""
-    from ..footprint import has_kernels, runtime_parts
-
     runtime = device.runtime[name]
     bare = device.model_copy(update={"runtime": {name: runtime.model_copy(update={"resident_bytes": {}})}})
     peak = np.array([float(np.median([r.peak for r in of_job])) for of_job in runs.values()])
@@ -168,8 +167,8 @@ def _beside_tensors(run: Resident, graph: OpGraph) -> int:
     Measured this way and not as what is left of the peak, which has in it by how much the simulated heap is off.
     """
     loaded, steady = run.stages["loaded"], run.stages["steady"]
-    made = zip(graph.storage_bytes, graph.storage_birth, graph.storage_role)
-    tensors = sum(size for size, birth, role in made if birth < 0 and role not in ("gradient", "optimizer_state"))
+    made = first_births(graph, np.array(graph.storage_birth, np.int64)) < 0
+    tensors = int(np.array(graph.storage_bytes, np.int64)[made].sum())
     return loaded.rss - loaded.free - tensors + steady.beside - loaded.beside
 
 
