@@ -139,7 +139,7 @@ class KindFit(_Strict):
     """Fitted constants of one algorithm class: seconds an op, an operation, a unit of a term, a byte of a level.
 
     `cold_s` (an op whose code comes from that level), `read_s` and `write_s` are keyed by level: ``L2``, ``L3``,
-    ``dram``.
+    ``dram``. `most` is the largest value of each term among the `points`.
     """
 
     overhead_s: NonNegative = 0.0
@@ -147,6 +147,7 @@ class KindFit(_Strict):
     term_s: dict[str, NonNegative] = {}
     read_s: dict[str, NonNegative] = {}
     write_s: dict[str, NonNegative] = {}
+    most: dict[str, Positive] = {}
     points: int = Field(default=0, ge=0)
     error: NonNegative | None = None
 

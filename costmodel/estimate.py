@@ -19,7 +19,9 @@ from .fusion import Fused, fuse
 from .graph import OpGraph
 from .lower import (
     UNPRICED,
+    Beyond,
     Lowered,
+    beyond_calibration,
     class_scale_of,
     cpu_rates,
     gpu_rates,
@@ -165,6 +167,12 @@ class Estimate:
         """Seconds of the step in which the system gives pages that malloc had given back; 0 if not priced."""
         return 0.0 if self.fresh is None else float(self.parts[:, -1].sum())
 
+    @property
+    def beyond_calibration(self) -> tuple[Beyond, ...]:
+        """Terms of algorithm classes that are far out of what was calibrated, and make a hundredth of the step."""
+        found = beyond_calibration(self.lowered, self.device.runtime[self.runtime])
+        return tuple(b for b in found if b.seconds >= 0.01 * self.latency_s.point)
+
     def by_op(self) -> list[OpRow]:
         """One row an op name, the dearest first."""
         return self._rows(self.graph.op_name)
@@ -238,6 +246,7 @@ class Estimate:
                 "time": self.coverage.time,
                 "unpriced": dict(self.coverage.unpriced),
                 "assumed": meta.assumed,
+                "beyond_calibration": [b._asdict() for b in self.beyond_calibration],
             },
             "by_op": [
                 {

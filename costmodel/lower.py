@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,9 @@ from .graph import OpGraph
 
 __all__ = [
     "UNPRICED",
+    "Beyond",
     "Lowered",
+    "beyond_calibration",
     "class_scale_of",
     "cpu_rates",
     "gpu_rates",
@@ -42,6 +44,8 @@ _UNIT_OF_DTYPE = {
     "float32": "fp32", "float64": "fp64", "bfloat16": "bf16", "float16": "fp16", "int8": "int8", "uint8": "int8",
     "complex64": "fp32", "complex128": "fp64",
 }  # fmt: skip
+# How many times the largest value of a calibration a term may have before it is told.
+_FAR = 10.0
 # Beyond what any op has: a sum of such bytes still fits 64 bits.
 _MOST_BYTES, _MOST_FLOPS = 1 << 50, 1e30
 # Convolutions of one channel that a loop over groups runs by transformed tiles.
@@ -434,6 +438,47 @@ def _constants_of(fit: Fit, kind: str) -> KindFit | None:
     alike = [k for k in fit.kinds if k.split("_")[0] == family and ("backward" in k) == ("backward" in kind)]
     best = max(alike, key=lambda k: len(os.path.commonprefix([k, kind])), default=None)  # noqa: RUF071  names, not paths
     return fit.kinds[best] if best else None
+
+
+class Beyond(NamedTuple):
+    """Ops of a class that are further out than any it was calibrated on.
+
+    Attributes:
+        kind, term: the class, and which of its terms is beyond.
+        ops: how many ops are.
+        times: the largest value over the largest that was calibrated.
+        seconds: what the term adds to these ops.
+    """
+
+    kind: str
+    term: str
+    ops: int
+    times: float
+    seconds: float
+
+
+def beyond_calibration(lowered: Lowered, runtime: Runtime) -> tuple[Beyond, ...]:
+    """Terms that are over `_FAR` times what any point of the calibration had, the dearest first: a line through near
+    points may lead anywhere there."""
+    fit = _fit_for(runtime, lowered.threads, lowered.graph.meta.dtype)
+    if fit is None:
+        return ()
+    split = fit.of_mode(lowered.graph.meta.mode)[0] * fit.threads / lowered.threads
+    found: dict[tuple[str, str], Beyond] = {}
+    for cost in lowered.costs:
+        constants = _constants_of(fit, cost.kind) or KindFit()
+        for term, most in constants.most.items():
+            value = cost.terms.get(term, 0.0)
+            if value > _FAR * most:
+                before = found.get((cost.kind, term), Beyond(cost.kind, term, 0, 0.0, 0.0))
+                found[cost.kind, term] = Beyond(
+                    cost.kind,
+                    term,
+                    before.ops + 1,
+                    max(before.times, value / most),
+                    before.seconds + split * constants.term_s[term] * value,
+                )
+    return tuple(sorted(found.values(), key=lambda b: -b.seconds))
 
 
 def _apply_fit(

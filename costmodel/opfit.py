@@ -256,12 +256,14 @@ def _fit_one(points: Sequence[Point], capacity: Mapping[str, float], prior: Mapp
     wanted = np.array([prior.get(c, np.nan) for c in problem.columns])
     x = _solve(problem.features, problem.seconds, wanted, _PRIOR)
     value = dict(zip(problem.columns, (float(v) for v in x)))
+    term_s = {c[5:]: v for c, v in value.items() if c.startswith("term ") and v > 0}
     return KindFit(
         overhead_s=value["overhead"],
         cold_s={"L3": value["cold L3"], "dram": value["cold L3"] + value["cold dram"]},
-        term_s={c[5:]: v for c, v in value.items() if c.startswith("term ") and v > 0},
+        term_s=term_s,
         read_s={level: value[f"read {level}"] for level in LEVELS},
         write_s={level: value[f"write {level}"] for level in LEVELS},
+        most={term: max(p.cost.terms.get(term, 0.0) for p in points) for term in term_s},
         points=len(points),
         error=_held_out(problem, wanted, _PRIOR),
     )

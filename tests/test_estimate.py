@@ -97,7 +97,7 @@ def test_json_is_what_the_design_promises() -> None:
     assert list(d["memory_bytes"]) == ["peak_live", "peak_reserved", "peak_rss", "at_peak"]
     assert list(d["memory_bytes"]["at_peak"]) == AT_PEAK
     assert sum(d["memory_bytes"]["at_peak"].values()) == d["memory_bytes"]["peak_live"]["point"]
-    assert list(d["coverage"]) == ["ops", "time", "unpriced", "assumed"]
+    assert list(d["coverage"]) == ["ops", "time", "unpriced", "assumed", "beyond_calibration"]
     for row in d["by_op"]:
         assert list(row) == ["op", "count", "latency_s", "flops", "bytes", "bound"]
         assert row["bound"] in ("compute", "L2", "L3", "dram", "overhead")

@@ -28,6 +28,7 @@ from costmodel.lower import (
     peak_flops_per_s,
     team_flops_per_s,
 )
+from costmodel.report import render
 
 from .fuzz.fuzz import graph as hand_made
 
@@ -230,3 +231,38 @@ def test_equal_parts_wait_for_the_slowest_core() -> None:
     assert team_flops_per_s(board, eager, "fp32", 6) == pytest.approx(2 * of_big + 4 * of_little)
     alike = load_device("raspberry-pi-4b")
     assert team_flops_per_s(alike, alike.runtime["ncnn"], "fp32", 4) == peak_flops_per_s(alike, "fp32", 4)
+
+
+class Stacked(nn.Module):
+    """Pairs of numbers, as rotary embeddings stack them: a run of the result is one number."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack((x, -x), dim=-1)
+
+
+def test_what_is_far_beyond_the_calibration_is_told() -> None:
+    device = load_device("epyc-zen4-vm-2c")
+    eager = device.runtime["torch-eager"]
+
+    def with_cat(**changed: Any) -> Any:
+        fits = tuple(
+            f.model_copy(update={"kinds": {**f.kinds, "cat": f.kinds["cat"].model_copy(update=changed)}})
+            for f in eager.fit
+        )
+        runtime = eager.model_copy(update={"fit": fits})
+        return device.model_copy(update={"runtime": {**device.runtime, "torch-eager": runtime}})
+
+    graph = capture(Stacked(), torch.zeros(8, 400, 16))
+    near = estimate(graph, with_cat(term_s={"runs": 2.5e-7}, most={"runs": 60_000.0}))
+    assert near.beyond_calibration == ()
+    far = estimate(graph, with_cat(term_s={"runs": 2.5e-7}, most={"runs": 24.0}))
+    (found,) = far.beyond_calibration
+    assert (found.kind, found.term, found.ops) == ("cat", "runs", 1)
+    assert found.times == pytest.approx(2 * 8 * 400 * 16 / 24)
+    assert found.seconds == pytest.approx(far.seconds.sum(), rel=0.1)
+    assert far.as_dict()["coverage"]["beyond_calibration"][0]["term"] == "runs"
+    said = " ".join(str(render(far, "text")).split())
+    assert "beyond the calibration cat: runs up to 4,267 times the largest calibrated in 1 ops" in said
+    assert "beyond the calibration" not in str(render(near, "text"))
+    little = estimate(graph, with_cat(term_s={"n": 1e-9, "runs": 1e-15}, most={"runs": 24.0}))
+    assert little.beyond_calibration == (), "what is far out and does not matter is not told"

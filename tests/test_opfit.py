@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,7 @@ def test_constants_that_made_the_points_are_found(made: list[dict[str, Any]]) ->
     found = fit(made)
     ((_, k),) = found.kinds.items()
     assert k.error < 0.01, "held-out points are predicted"
+    assert k.most == {"n": max(math.prod(line["inputs"][0][0]) for line in made)}, "how far the points reach"
     assert k.overhead_s == pytest.approx(OVERHEAD, rel=0.05)
     assert k.cold_s == pytest.approx(COLD, rel=0.05)
     assert k.read_s["dram"] == pytest.approx(RATE["read dram"], rel=0.1)

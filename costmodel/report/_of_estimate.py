@@ -102,6 +102,7 @@ def headline(estimate: Estimate) -> list[tuple[str, str]]:
         ("bytes moved", f"{units.size(estimate.bytes_moved)} by ops, at whatever level"),
         ("peak held by", peak_holder(estimate)),
         ("priced by formula", priced(estimate)),
+        *([("beyond the calibration", far_out(estimate))] if estimate.beyond_calibration else []),
     ]
 
 
@@ -148,6 +149,16 @@ def priced(estimate: Estimate) -> str:
         return f"all {units.count(len(estimate.graph))} ops"
     return (
         f"{units.percent(c.ops)} of ops, {units.percent(c.time)} of time; {len(c.unpriced)} kinds of gap, listed below"
+    )
+
+
+def far_out(estimate: Estimate, most: int = 3) -> str:
+    """Which terms of which algorithm classes are far out of what was calibrated, and what they are of the time."""
+    whole = estimate.latency_s.point
+    return "; ".join(
+        f"{b.kind}: {b.term} up to {b.times:,.0f} times the largest calibrated in {units.count(b.ops)} ops, "
+        f"{units.percent(b.seconds / whole)} of the time"
+        for b in estimate.beyond_calibration[:most]
     )
 
 
