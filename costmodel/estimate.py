@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .core.allocator import PAGE
+from .calibrated import Beyond, beyond_calibration
+from .core.malloc import PAGE
 from .core.table import F8, UNITS
 from .device import Device, Interval, Runtime
 from .errors import CostmodelError, UnknownName
@@ -19,9 +20,7 @@ from .fusion import Fused, fuse
 from .graph import OpGraph
 from .lower import (
     UNPRICED,
-    Beyond,
     Lowered,
-    beyond_calibration,
     class_scale_of,
     cpu_rates,
     gpu_rates,
@@ -170,7 +169,8 @@ class Estimate:
     @property
     def beyond_calibration(self) -> tuple[Beyond, ...]:
         """Terms of algorithm classes that are far out of what was calibrated, and make a hundredth of the step."""
-        found = beyond_calibration(self.lowered, self.device.runtime[self.runtime])
+        runtime, meta = self.device.runtime[self.runtime], self.graph.meta
+        found = beyond_calibration(self.lowered.costs, runtime, threads=self.threads, dtype=meta.dtype, mode=meta.mode)
         return tuple(b for b in found if b.seconds >= 0.01 * self.latency_s.point)
 
     def by_op(self) -> list[OpRow]:

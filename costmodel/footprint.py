@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .core.allocator import CACHING, MALLOC, SMALL, STEP_MALLOC, Held, Malloc, caching_allocator, glibc_malloc
+from .core.allocator import CACHING, Held, caching_allocator
+from .core.malloc import MALLOC, SMALL, STEP_MALLOC, Malloc, glibc_malloc
 from .core.memory import allocation_events, live_bytes
 from .core.table import F8, I8
 from .device import Number, Runtime
@@ -38,11 +39,11 @@ AT_PEAK = {
 _STEPS = 3
 # Objects of the runtime take the small chunks that malloc leaves beside tensors. Of traced processes (every malloc and
 # free of training steps of gpt2-tiny, swin_tiny and mobilenetv2): in training, autograd's objects outlive the tensor
-# beside them for 31 to 58 % of tensors, a third of them only just. Of twenty settings this share of tensors, and the
-# share of a pass forward and backward that an object lives longer, at most (times u⁴ of a uniform u: most far less),
-# err least on the training steps of the calibration half of the memory suite.
-_BESIDE = 0.8
-_OUTLIVES, _SKEW = 0.7, 4
+# beside them for 31 to 58 % of tensors, a third of them only just. Here one is beside each tensor, and outlives it by
+# this share of a pass forward and backward at most (times u⁶ of a uniform u: most far less): of thirty settings the
+# one that errs least on the training steps of the calibration half of the memory suite.
+_BESIDE = 1.0
+_OUTLIVES, _SKEW = 0.7, 6
 # Objects that come with the first of its kind and stay: one for a gradient, the records of a storage and of its version
 # for the optimizer's state, and what oneDNN keeps of a convolution, in its cache by shape.
 _STAY = {"gradient": 1, "optimizer_state": 2}

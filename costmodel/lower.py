@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from .calibrated import UNPRICED, constants_of, fit_for
 from .core.table import F8, UNITS, CpuRates, GpuRates, MemoryTable, OpTable
 from .costs import Cost, OpSpec, TensorSpec, formula_for
 from .device import Cache, Cluster, Device, Fit, KindFit, Number, Runtime
@@ -20,9 +20,7 @@ from .graph import OpGraph
 
 __all__ = [
     "UNPRICED",
-    "Beyond",
     "Lowered",
-    "beyond_calibration",
     "class_scale_of",
     "cpu_rates",
     "gpu_rates",
@@ -36,16 +34,12 @@ __all__ = [
 ]
 
 _DISPATCH = ("view", "allocate")
-# The class of an op without a formula: priced by the bytes of its inputs and outputs, and listed by name.
-UNPRICED = "unpriced"
 # A unit that a core does not have runs on the next one that it has.
 _FALLBACK = {"int4": "int8", "int8": "fp32", "bf16": "fp32", "fp16": "fp32", "fp64": "fp32", "fp32": "fp32"}
 _UNIT_OF_DTYPE = {
     "float32": "fp32", "float64": "fp64", "bfloat16": "bf16", "float16": "fp16", "int8": "int8", "uint8": "int8",
     "complex64": "fp32", "complex128": "fp64",
 }  # fmt: skip
-# How many times the largest value of a calibration a term may have before it is told.
-_FAR = 10.0
 # Beyond what any op has: a sum of such bytes still fits 64 bits.
 _MOST_BYTES, _MOST_FLOPS = 1 << 50, 1e30
 # Convolutions of one channel that a loop over groups runs by transformed tiles.
@@ -378,12 +372,6 @@ def packing_s(lowered: Lowered, runtime: Runtime) -> F8:
     return seconds
 
 
-def _fit_for(runtime: Runtime, threads: int, dtype: str) -> Fit | None:
-    """The calibration for this thread count and dtype, else for the nearest thread count."""
-    fits = [f for f in runtime.fit if f.dtype == dtype]
-    return min(fits, key=lambda f: abs(f.threads - threads), default=None)
-
-
 def cpu_rates(device: Device, runtime: Runtime, lowered: Lowered) -> CpuRates:
     """What `device` under `runtime` makes of the kinds and terms of `lowered`.
 
@@ -393,7 +381,7 @@ def cpu_rates(device: Device, runtime: Runtime, lowered: Lowered) -> CpuRates:
     threads, kinds, terms = lowered.threads, lowered.kinds, lowered.terms
     if threads > device.cores:
         raise CostmodelError(f"{device.name} has {device.cores} cores; ask for at most as many threads, not {threads}")
-    fit = _fit_for(runtime, threads, lowered.graph.meta.dtype)
+    fit = fit_for(runtime, threads, lowered.graph.meta.dtype)
     capacity, read, write = _level_rates(device, runtime, threads)
     names = levels_of(device)
     if fit is not None:
@@ -409,7 +397,7 @@ def cpu_rates(device: Device, runtime: Runtime, lowered: Lowered) -> CpuRates:
         overlap=np.ones(len(kinds)),
     )
     for k, kind in enumerate(kinds):
-        constants = _constants_of(fit, kind) if fit else None
+        constants = constants_of(fit, kind) if fit else None
         if fit is not None and constants is not None:
             _apply_fit(rates, fit, constants, k, lowered, names)
             continue
@@ -422,63 +410,6 @@ def cpu_rates(device: Device, runtime: Runtime, lowered: Lowered) -> CpuRates:
         rate *= scale[:, None]
     rates.term_s[:] *= [class_scale_of(runtime, kind) for kind, _ in terms]
     return rates
-
-
-def _constants_of(fit: Fit, kind: str) -> KindFit | None:
-    """The fitted constants of a class, or of the most alike one that was measured, or None.
-
-    ``conv_depthwise_backward_k4`` takes those of ``_k3``; a backward never takes a forward's; what has no formula is
-    priced as an elementwise op.
-    """
-    if kind in fit.kinds:
-        return fit.kinds[kind]
-    if kind == UNPRICED:
-        return fit.kinds.get("elementwise")
-    family = kind.split("_")[0]
-    alike = [k for k in fit.kinds if k.split("_")[0] == family and ("backward" in k) == ("backward" in kind)]
-    best = max(alike, key=lambda k: len(os.path.commonprefix([k, kind])), default=None)  # noqa: RUF071  names, not paths
-    return fit.kinds[best] if best else None
-
-
-class Beyond(NamedTuple):
-    """Ops of a class that are further out than any it was calibrated on.
-
-    Attributes:
-        kind, term: the class, and which of its terms is beyond.
-        ops: how many ops are.
-        times: the largest value over the largest that was calibrated.
-        seconds: what the term adds to these ops.
-    """
-
-    kind: str
-    term: str
-    ops: int
-    times: float
-    seconds: float
-
-
-def beyond_calibration(lowered: Lowered, runtime: Runtime) -> tuple[Beyond, ...]:
-    """Terms that are over `_FAR` times what any point of the calibration had, the dearest first: a line through near
-    points may lead anywhere there."""
-    fit = _fit_for(runtime, lowered.threads, lowered.graph.meta.dtype)
-    if fit is None:
-        return ()
-    split = fit.of_mode(lowered.graph.meta.mode)[0] * fit.threads / lowered.threads
-    found: dict[tuple[str, str], Beyond] = {}
-    for cost in lowered.costs:
-        constants = _constants_of(fit, cost.kind) or KindFit()
-        for term, most in constants.most.items():
-            value = cost.terms.get(term, 0.0)
-            if value > _FAR * most:
-                before = found.get((cost.kind, term), Beyond(cost.kind, term, 0, 0.0, 0.0))
-                found[cost.kind, term] = Beyond(
-                    cost.kind,
-                    term,
-                    before.ops + 1,
-                    max(before.times, value / most),
-                    before.seconds + split * constants.term_s[term] * value,
-                )
-    return tuple(sorted(found.values(), key=lambda b: -b.seconds))
 
 
 def _apply_fit(

@@ -18,7 +18,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .core.allocator import PAGE
+from .core.malloc import PAGE
 
 __all__ = ["fma_flops_per_s", "page_fault_s", "read_bytes_per_s", "write_bytes_per_s"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .core.allocator import PINNED_MALLOC
+from .core.malloc import PINNED_MALLOC
 from .core.table import F8
 from .core.traffic import step_distances
 from .footprint import addresses

@@ -12,18 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costmodel.core.allocator import (
-    CACHING,
-    EXPANDABLE,
-    MALLOC,
-    PINNED_MALLOC,
-    SMALL,
-    Caching,
-    Held,
-    Malloc,
-    caching_allocator,
-    glibc_malloc,
-)
+from costmodel.core.allocator import CACHING, EXPANDABLE, Caching, Held, caching_allocator
+from costmodel.core.malloc import MALLOC, PINNED_MALLOC, SMALL, Malloc, glibc_malloc
 from costmodel.core.memory import allocation_events, live_bytes
 from costmodel.core.table import I8
 

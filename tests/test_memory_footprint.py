@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from costmodel.capture import capture
-from costmodel.core.allocator import MALLOC, PINNED_MALLOC, SMALL
+from costmodel.core.malloc import MALLOC, PINNED_MALLOC, SMALL
 from costmodel.device import load_device
 from costmodel.errors import CaptureError, CostmodelError
 from costmodel.estimate import estimate

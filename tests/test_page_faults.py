@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from costmodel.core.allocator import PAGE
+from costmodel.core.malloc import PAGE
 from costmodel.device import Device, Number, load_device
 from costmodel.errors import UnknownName
 from costmodel.estimate import PAGE_FAULTS, estimate

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from costmodel.core.malloc import MALLOC
 from costmodel.device import Device, devices, load_device
 from costmodel.estimate import Estimate, estimate
 from costmodel.graph import GraphMeta, OpGraph
@@ -370,8 +371,9 @@ def test_training_is_never_cheaper_than_inference(name: str, optimizer: str) -> 
         assert a.latency_s.point < b.latency_s.point, (place, runtime)
         assert a.flops < b.flops
         assert a.bytes_moved < b.bytes_moved
-        for of in ("peak_live", "peak_reserved", "peak_rss"):
-            assert getattr(a.memory, of).point <= getattr(b.memory, of).point, (place, runtime, of)
+        for of, step in (("peak_live", 0), ("peak_reserved", MALLOC.top_pad), ("peak_rss", MALLOC.top_pad)):
+            # a heap grows by so much at a time, so that of nets as small as these says nothing finer
+            assert getattr(a.memory, of).point <= getattr(b.memory, of).point + step, (place, runtime, of)
 
 
 @pytest.mark.parametrize("name", ["mlp", "conv", "transformer", "lstm"])

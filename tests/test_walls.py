@@ -19,6 +19,7 @@ ROWS = (
     ("costs",),
     ("graph", "inplace"),
     ("device", "inherit", "runs", "host", "peaks", "sources"),
+    ("calibrated",),
     ("lower", "fusion"),
     ("footprint", "fusion"),
     ("placement",),

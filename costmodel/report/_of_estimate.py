@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from .. import units
-from ..core.allocator import PAGE
+from ..core.malloc import PAGE
 from ..device import Device
 from ..estimate import Estimate, OpRow, Range
 from ..footprint import AT_PEAK

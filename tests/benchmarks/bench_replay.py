@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from costmodel.core.allocator import CACHING, EXPANDABLE, MALLOC, PINNED_MALLOC, caching_allocator, glibc_malloc
+from costmodel.core.allocator import CACHING, EXPANDABLE, caching_allocator
+from costmodel.core.malloc import MALLOC, PINNED_MALLOC, glibc_malloc
 from costmodel.core.memory import allocation_events, live_bytes
 
 REPEATS = 200

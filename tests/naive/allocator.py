@@ -105,7 +105,10 @@ class Glibc:
     trim_threshold: int = 128 << 10
     top_pad: int = 128 << 10
     alignment: int = 64
-    cache: list[Block] = field(default_factory=list)  # of the thread: chunks that never merge, seven of a size
+    # of the thread: chunks that never merge, seven of a size; full at first, of chunks from elsewhere (at -1)
+    cache: list[Block] = field(
+        default_factory=lambda: [Block(-1, size) for size in range(32, 129, 16) for _ in range(7)]
+    )
     bins: list[Block] = field(default_factory=list)  # small chunks that merge when a large request comes
     chunks: list[Block] = field(default_factory=list)
     heap: int = 0
@@ -165,11 +168,14 @@ class Glibc:
         return taken.address + 16
 
     def small(self) -> Block | None:
-        """The last small chunk that was left or freed, of the cache or else of those that have not merged."""
-        cached = [b for b in self.cache if b.size <= 128]
-        if cached:
-            self.cache = [b for b in self.cache if b is not cached[-1]]
-            return cached[-1]
+        """The last small chunk that was left or freed, of the cache or else of those that have not merged; None for one
+        from elsewhere, of which it takes each size in turn, the largest first."""
+        mine = [b for b in self.cache if b.address >= 0]
+        before = [b for b in self.cache if b.address < 0]
+        if mine or before:
+            taken = mine[-1] if mine else max(before, key=lambda b: (sum(b.size == c.size for c in before), b.size))
+            self.cache = [b for b in self.cache if b is not taken]
+            return taken if mine else None
         return self.bins.pop() if self.bins else None
 
     def free_small(self, block: Block) -> None:
@@ -189,12 +195,9 @@ class Glibc:
 
     def _put(self, block: Block) -> int:
         """Bytes of the chunk, or of the top, that it becomes part of; 0 if it does not merge."""
-        if block.size <= 1040 and sum(b.size == block.size for b in self.cache) < 7:
-            self.cache.append(block)
-        elif block.size <= 128:
-            self.bins.append(block)
-        else:
+        if block.size > 128:
             return self._release(block)
+        (self.cache if sum(b.size == block.size for b in self.cache) < 7 else self.bins).append(block)
         return 0
 
     def _empty_bins(self) -> None:
