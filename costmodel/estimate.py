@@ -166,7 +166,7 @@ class Estimate:
         """Seconds of the step in which the system gives pages that malloc had given back; 0 if not priced."""
         return 0.0 if self.fresh is None else float(self.parts[:, -1].sum())
 
-    @property
+    @cached_property
     def beyond_calibration(self) -> tuple[Beyond, ...]:
         """Terms of algorithm classes that are far out of what was calibrated, and make a hundredth of the step."""
         runtime, meta = self.device.runtime[self.runtime], self.graph.meta

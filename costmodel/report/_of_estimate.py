@@ -88,7 +88,7 @@ def headline(estimate: Estimate) -> list[tuple[str, str]]:
     energy = "no sourced constants" if estimate.energy_j is None else ranged(estimate.energy_j, units.joules)
     fits, _, room = fit_verdict(estimate)
     baseline = estimate.baseline_latency_s
-    faults = page_faults(estimate)
+    faults, far = page_faults(estimate), far_out(estimate)
     return [
         ("latency", ranged(estimate.latency_s)),
         *([("of it, page faults", faults)] if faults else []),
@@ -102,7 +102,7 @@ def headline(estimate: Estimate) -> list[tuple[str, str]]:
         ("bytes moved", f"{units.size(estimate.bytes_moved)} by ops, at whatever level"),
         ("peak held by", peak_holder(estimate)),
         ("priced by formula", priced(estimate)),
-        *([("beyond the calibration", far_out(estimate))] if estimate.beyond_calibration else []),
+        *([("beyond the calibration", far)] if far else []),
     ]
 
 
